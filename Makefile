@@ -1,0 +1,58 @@
+# make demo    find, repair and prove, on the shipped example (the first run installs into .venv)
+# make test    all tests
+# make check   format, lint, types, import layers, generated docs
+# make bench   the benchmarks
+# make clean   removes everything made here
+# Needs Python 3.11 or newer (PYTHON=python3.12 to choose), make, and a package index.
+
+PYTHON ?= python3
+BIN := .venv/bin
+RUN_INSTALLED := .venv/installed-run
+DEV_INSTALLED := .venv/installed-dev
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test check bench links clean
+
+demo: $(RUN_INSTALLED)
+	$(BIN)/gradscope demo
+
+test: $(DEV_INSTALLED)
+	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+check: $(DEV_INSTALLED) links
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy build/links/gradscope
+	cd build/links && ../../$(BIN)/lint-imports --no-logo --config ../../pyproject.toml
+	@# Pages made from the code: docs/generate.py writes them, and --check fails if one is stale.
+	if [ -e docs/generate.py ]; then $(BIN)/python docs/generate.py --check; fi
+
+bench: $(DEV_INSTALLED)
+	set -e; for file in tests/benchmarks/bench_*.py; do $(BIN)/python "$$file"; done
+
+# What the repository's folders are called once installed, for mypy and import-linter.
+links:
+	rm -rf build/links
+	mkdir -p build/links/gradscope
+	cd build/links/gradscope && ln -s ../../../gradscope/* ../../../cli ../../../reports ../../../examples .
+
+clean:
+	rm -rf .venv build dist gradscope-demo *.egg-info
+	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find cli docs examples gradscope reports tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
+
+# The editable install has to stay setuptools' default, lenient one: strict hides gradscope.cli
+# from `python -m pytest` at the root, and compat makes `import cli` work, which it must not.
+$(RUN_INSTALLED): pyproject.toml constraints.txt gradscope/__init__.py | $(BIN)/python
+	@echo 'Installing into .venv; the first time this downloads torch and takes minutes.'
+	$(INSTALL) -e .
+	@touch $@
+
+# Installing for development also installs for running.
+$(DEV_INSTALLED): pyproject.toml constraints.txt gradscope/__init__.py | $(BIN)/python
+	@echo 'Installing into .venv; the first time this downloads torch and takes minutes.'
+	$(INSTALL) -e '.[dev]'
+	@touch $@ $(RUN_INSTALLED)

@@ -1,0 +1,98 @@
+"""Finds where a model's gradient vanishes or explodes, says why, repairs it, proves the repair.
+
+    profile  = gradscope.profile(model, batches, loss)
+    findings = gradscope.diagnose(profile)
+    plan     = gradscope.prescribe(findings, model)
+    patch    = gradscope.apply(model, plan)
+    report   = gradscope.fix(subject)
+
+Importing gradscope does not import torch; the first use of a function does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gradscope.diagnose import diagnose
+    from gradscope.errors import GradscopeError
+    from gradscope.patch import Patch, apply
+    from gradscope.pipeline import fix, scan
+    from gradscope.prescribe import prescribe
+    from gradscope.profile import profile
+    from gradscope.records import Finding, Findings, Plan, Profile, Report, Verdict
+    from gradscope.subject import Subject, load_subject
+    from gradscope.verify import verify
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "Finding",
+    "Findings",
+    "GradscopeError",
+    "Patch",
+    "Plan",
+    "Profile",
+    "Report",
+    "Subject",
+    "Verdict",
+    "apply",
+    "diagnose",
+    "fix",
+    "load_subject",
+    "prescribe",
+    "profile",
+    "scan",
+    "verify",
+]
+
+_HOMES = {
+    "Finding": "records",
+    "Findings": "records",
+    "GradscopeError": "errors",
+    "Patch": "patch",
+    "Plan": "records",
+    "Profile": "records",
+    "Report": "records",
+    "Subject": "subject",
+    "Verdict": "records",
+    "apply": "patch",
+    "diagnose": "diagnose",
+    "fix": "pipeline",
+    "load_subject": "subject",
+    "prescribe": "prescribe",
+    "profile": "profile",
+    "scan": "pipeline",
+    "verify": "verify",
+}
+
+
+class _Package(ModuleType):
+    """Lets ``gradscope.profile`` be the function although a module of that name holds it.
+
+    The import system sets a loaded submodule as an attribute of its package; here the public
+    function of the same name takes that place. ``from gradscope.profile import …`` is untouched.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, ModuleType) and _HOMES.get(name) == name:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gradscope' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"gradscope.{_HOMES[name]}"), name)
+    setattr(sys.modules[__name__], name, value)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

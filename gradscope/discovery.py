@@ -1,0 +1,37 @@
+"""Finds what the modules of a package define: adding a rule or a remedy touches one file."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from types import ModuleType
+from typing import TypeVar
+
+__all__ = ["concrete_classes"]
+
+T = TypeVar("T")
+
+
+def concrete_classes(package: ModuleType, base: type[T]) -> list[type[T]]:
+    """Every non-abstract subclass of ``base`` that a module of ``package`` defines itself.
+
+    Args:
+        package: whose direct modules are imported, in alphabetical order.
+        base: the class they derive from.
+
+    Returns:
+        The classes in order of module name, then of definition.
+    """
+    found: list[type[T]] = []
+    for entry in sorted(pkgutil.iter_modules(package.__path__), key=lambda entry: entry.name):
+        module = importlib.import_module(f"{package.__name__}.{entry.name}")
+        found += [
+            member
+            for member in vars(module).values()
+            if inspect.isclass(member)
+            and issubclass(member, base)
+            and not inspect.isabstract(member)
+            and member.__module__ == module.__name__
+        ]
+    return found

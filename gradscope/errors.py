@@ -1,0 +1,60 @@
+"""Every error that gradscope raises on purpose, and the exit status each one becomes.
+
+    GradscopeError                  1   never raised itself; catch it to catch them all
+    ├── UsageError                  2   what was asked for cannot be meant
+    │   └── PlanError               2   a plan that does not fit the model, or is not a plan
+    └── TargetError                 3   the target could not be loaded or run
+        ├── SubjectError            3   a subject file is missing, broken or incomplete
+        ├── ModelError              3   the model, its data or its loss failed while it ran
+        └── ReportError             3   a saved report cannot be read
+
+A message is one sentence or two: it names the thing, the value, and the next step.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "GradscopeError",
+    "ModelError",
+    "PlanError",
+    "ReportError",
+    "SubjectError",
+    "TargetError",
+    "UsageError",
+]
+
+
+class GradscopeError(Exception):
+    """Base of all errors raised on purpose; ``exit_status`` is what the command line exits with."""
+
+    exit_status: ClassVar[int] = 1
+
+
+class UsageError(GradscopeError):
+    """What was asked for cannot be meant: an unknown name, a value out of range."""
+
+    exit_status = 2
+
+
+class PlanError(UsageError):
+    """A plan that is no plan, or that does not fit the model it is applied to."""
+
+
+class TargetError(GradscopeError):
+    """The target could not be loaded or run."""
+
+    exit_status = 3
+
+
+class SubjectError(TargetError):
+    """A subject file is missing, broken or incomplete."""
+
+
+class ModelError(TargetError):
+    """The model, its data or its loss failed while it ran."""
+
+
+class ReportError(TargetError):
+    """A saved report or plan cannot be read."""

@@ -1,0 +1,451 @@
+"""The nouns that flow through gradscope, as frozen dataclasses of plain Python values.
+
+Nothing here imports torch, so reports can be read, rendered and validated without it.
+Floats may be NaN or infinite where a model made them so: that is what findings are about.
+
+A *step* is one batch passed forward and backward. A *site* is a place in the model whose
+output is observed. A *unit* is a feature (last dimension of a linear layer's output) or a
+channel (dimension 1 of a convolution's).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Change",
+    "Finding",
+    "Findings",
+    "Invariant",
+    "Measure",
+    "ParameterProfile",
+    "Plan",
+    "Prescription",
+    "Profile",
+    "Refusal",
+    "Report",
+    "Role",
+    "Severity",
+    "SiteProfile",
+    "Skipped",
+    "Source",
+    "Status",
+    "Target",
+    "Tool",
+    "Trial",
+    "Value",
+    "Verdict",
+]
+
+SCHEMA_VERSION = 1
+"""Raised whenever a saved report of the version before would be read differently."""
+
+Value = str | int | float | bool
+"""What a parameter of a prescription may be."""
+
+
+class Source(StrEnum):
+    """Where a number came from."""
+
+    MEASURED = "measured"
+    OPTIMIZER_STATE = "optimizer-state"
+    WEIGHTS = "weights"
+    SYNTHETIC = "synthetic"
+
+
+class Severity(StrEnum):
+    """How bad a finding is; ``rank`` orders them, worst first."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    INFO = "info"
+
+    @property
+    def rank(self) -> int:
+        return list(Severity).index(self)
+
+
+class Role(StrEnum):
+    """What stands at a site: a non-linearity, or a layer with weights of its own."""
+
+    ACTIVATION = "activation"
+    LAYER = "layer"
+
+
+class Change(StrEnum):
+    """What a remedy changes. BACKWARD and TRAINING leave the model's function alone: safe."""
+
+    BACKWARD = "backward"
+    FORWARD = "forward"
+    PARAMETERS = "parameters"
+    STRUCTURE = "structure"
+    TRAINING = "training"
+
+    @property
+    def safe(self) -> bool:
+        return self in (Change.BACKWARD, Change.TRAINING)
+
+
+class Status(StrEnum):
+    """What verification found."""
+
+    FIXED = "fixed"
+    IMPROVED = "improved"
+    NO_EFFECT = "no-effect"
+    WORSE_UNDONE = "worse-undone"
+    UNVERIFIED = "unverified"
+    NOTHING_TO_FIX = "nothing-to-fix"
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Something that was not measured or checked, and why."""
+
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A remedy that was not proposed or not applied, and why."""
+
+    remedy: str
+    reason: str
+    sites: tuple[str, ...] = ()
+
+
+# --- Profile ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SiteProfile:
+    """What was seen at one site. Series have one value per step, in step order.
+
+    Attributes:
+        name: ``layer1.0.relu``; the second use of the same module is ``layer1.0.relu@1``.
+        role: activation or layer.
+        operator: class of the module, such as ``Sigmoid``.
+        index: position in execution order, from 0.
+        shape: of the output, samples first, as at the first step.
+        unit_axis: the dimension of ``shape`` that counts units.
+        is_output: whether this output is the model's own.
+        forward_rms: root mean square of the output.
+        variation: standard deviation across samples over RMS (dimensionless); 0 where all
+            samples look the same. NaN for a batch of one.
+        correlation: mean Pearson correlation between the outputs of two samples.
+        backward_rms: RMS of dL/d(output) per sample, with the loss's mean over the batch
+            undone. NaN where no gradient arrived.
+        forward_nonfinite, backward_nonfinite: how many elements were NaN or infinite.
+        observations: samples times positions seen per unit, over all steps.
+        dead: share of units that were never positive; None where the operator has no dead zone.
+        saturated: share of units whose derivative was below 1 % of its maximum on at least 95 %
+            of the observations; None where the operator is not bounded.
+    """
+
+    name: str
+    role: Role
+    operator: str
+    index: int
+    shape: tuple[int, ...]
+    unit_axis: int
+    is_output: bool
+    forward_rms: tuple[float, ...]
+    variation: tuple[float, ...]
+    correlation: tuple[float, ...]
+    backward_rms: tuple[float, ...]
+    forward_nonfinite: tuple[int, ...]
+    backward_nonfinite: tuple[int, ...]
+    observations: int
+    dead: float | None
+    saturated: float | None
+
+    @property
+    def units(self) -> int:
+        return self.shape[self.unit_axis]
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterProfile:
+    """One parameter over the steps.
+
+    Attributes:
+        name: as in ``named_parameters()``.
+        shape: as stored.
+        trainable: ``requires_grad``.
+        reached: whether the module that owns it ran.
+        weight_norm: Euclidean norm before the first step.
+        nonfinite: how many of its elements were NaN or infinite before the first step.
+        gradient_norm: per step the Euclidean norm of dL/dw, None where no gradient arrived.
+        update_ratio: per step the norm of the actual update over the norm of the weight before
+            it (dimensionless); empty where no optimizer was given.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    trainable: bool
+    reached: bool
+    weight_norm: float
+    nonfinite: int
+    gradient_norm: tuple[float | None, ...]
+    update_ratio: tuple[float, ...]
+
+    @property
+    def elements(self) -> int:
+        product = 1
+        for extent in self.shape:
+            product *= extent
+        return product
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Everything measured about a model over a few steps.
+
+    Attributes:
+        source: ``measured``, or ``synthetic`` where the inputs were made up.
+        batch_size: samples in the first batch.
+        losses: one per step.
+        input_variation: of the model's inputs, per step, as ``SiteProfile.variation``; empty
+            where the inputs are not floating point.
+        sites: in execution order.
+        optimizer: class name of the optimizer that made the updates, or None.
+        epsilon: the optimizer's ``eps`` where it divides by gradient magnitudes, else None.
+        seed: what the random number generators were set to.
+    """
+
+    source: Source
+    batch_size: int
+    losses: tuple[float, ...]
+    input_variation: tuple[float, ...]
+    sites: tuple[SiteProfile, ...]
+    parameters: tuple[ParameterProfile, ...]
+    optimizer: str | None
+    epsilon: float | None
+    seed: int
+    skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def steps(self) -> int:
+        return len(self.losses)
+
+    @property
+    def activations(self) -> tuple[SiteProfile, ...]:
+        return tuple(site for site in self.sites if site.role is Role.ACTIVATION)
+
+    def site(self, name: str) -> SiteProfile:
+        """The site of that name; KeyError where there is none."""
+        for site in self.sites:
+            if site.name == name:
+                return site
+        raise KeyError(name)
+
+
+# --- Findings ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One number of evidence, the limit it was held against, and where it came from."""
+
+    value: float
+    limit: float | None
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One fault that one rule found.
+
+    Attributes:
+        code: of the rule, such as ``GS101``.
+        name: of the rule, such as ``vanishing-gradient``.
+        sites: where, first faulty first; names of sites or of parameters.
+        message: one sentence with the numbers in it.
+        evidence: by measure.
+        cause: code of the finding that explains this one, or None.
+        remedies: names of the remedies that treat it.
+    """
+
+    code: str
+    name: str
+    severity: Severity
+    sites: tuple[str, ...]
+    message: str
+    evidence: dict[str, Measure]
+    cause: str | None = None
+    remedies: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What diagnosis made of a profile: causes first. Iterates over its findings."""
+
+    profile: Profile
+    items: tuple[Finding, ...]
+    skipped: tuple[Skipped, ...] = ()
+
+    def __iter__(self) -> Iterator[Finding]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def codes(self) -> frozenset[str]:
+        return frozenset(finding.code for finding in self.items)
+
+
+# --- Plan -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Prescription:
+    """One application of one remedy, complete enough to be carried out again on a fresh model.
+
+    Attributes:
+        remedy: its name.
+        changes: what it changes.
+        sites: the sites (or parameters' modules) it is applied to.
+        parameters: the remedy's own settings.
+        finding: code of the finding it treats.
+        reason: why this remedy, here.
+    """
+
+    remedy: str
+    changes: tuple[Change, ...]
+    sites: tuple[str, ...]
+    parameters: dict[str, Value]
+    finding: str
+    reason: str
+
+    @property
+    def safe(self) -> bool:
+        return all(change.safe for change in self.changes)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do about the findings.
+
+    Attributes:
+        prescriptions: applied together, in this order, by ``gradscope.apply``.
+        alternatives: other plans' prescriptions, best first, that verification also tries.
+        refusals: remedies that do not apply here, with their reasons.
+        seed: fixes every random number that applying the plan draws.
+    """
+
+    prescriptions: tuple[Prescription, ...] = ()
+    alternatives: tuple[tuple[Prescription, ...], ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    seed: int = 0
+
+
+# --- Verdict ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One short training, from matched weights with a matched batch order.
+
+    Attributes:
+        arm: what was tried: ``do-nothing``, ``do-nothing, learning rate x3``, or remedies.
+        seed: of the weights and the batch order.
+        steps: optimizer steps taken.
+        metric: the value after the last step; NaN where training diverged.
+        curve: (step, training loss) at evenly spaced steps.
+        matched: whether it belongs to the matched comparison, not to the selection before it.
+    """
+
+    arm: str
+    seed: int
+    steps: int
+    metric: float
+    curve: tuple[tuple[int, float], ...]
+    matched: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Invariant:
+    """Something that a repair must not change, and whether it held."""
+
+    name: str
+    held: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What verification found.
+
+    Attributes:
+        metric: name of what is compared.
+        higher_is_better: direction of the metric.
+        before, after: mean over the matched seeds of do-nothing, and of the repair.
+        interval: 95 % confidence interval of the mean paired difference after - before.
+        p_value: of the paired t-test that the difference is zero (two-sided).
+        effect_size: mean paired difference over its standard deviation (Cohen's d_z).
+        seeds: the matched seeds.
+        baselines: mean of every other arm that ran on the matched seeds.
+        invariants: what was checked to be unchanged.
+        trials: all trainings, selection first.
+        failed_before, failed_after: share of matched runs that diverged or ended no better than
+            they started.
+        remaining: codes of findings still there after the repair.
+        profile: of the repaired model after its first matched trial.
+        reason: one sentence that says why this status.
+    """
+
+    status: Status
+    reason: str
+    metric: str | None = None
+    higher_is_better: bool = True
+    before: float | None = None
+    after: float | None = None
+    interval: tuple[float, float] | None = None
+    p_value: float | None = None
+    effect_size: float | None = None
+    seeds: tuple[int, ...] = ()
+    baselines: dict[str, float] = field(default_factory=dict)
+    invariants: tuple[Invariant, ...] = ()
+    trials: tuple[Trial, ...] = ()
+    failed_before: float | None = None
+    failed_after: float | None = None
+    remaining: tuple[str, ...] = ()
+    profile: Profile | None = None
+
+
+# --- Report -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    name: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What was examined: the name it was given by, what kind of thing that is, its size."""
+
+    name: str
+    kind: str
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All of it, as it is saved, rendered and gated on."""
+
+    schema_version: int
+    tool: Tool
+    target: Target
+    environment: dict[str, str]
+    profile: Profile | None
+    findings: tuple[Finding, ...]
+    plan: Plan | None
+    verdict: Verdict | None
+    skipped: tuple[Skipped, ...]
+    refusals: tuple[Refusal, ...]
