@@ -1,0 +1,232 @@
+"""Hooks that watch a model's sites for a step, and forget the tensors they saw at once."""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.utils.hooks import RemovableHandle
+
+from gradscope.profile import statistics
+from gradscope.profile.operators import has_dead_zone, is_activation, saturation
+from gradscope.records import Role, SiteProfile
+from gradscope.subject import tensors_in
+
+__all__ = ["Observer"]
+
+# A unit is saturated when its elements are on at least this share of the observations.
+_SATURATED_OBSERVATIONS = 0.95
+
+_CHANNELS_SECOND = (_ConvNd, _BatchNorm, _InstanceNorm, nn.GroupNorm)
+
+
+@dataclass
+class _Site:
+    """What has been gathered at one site so far."""
+
+    name: str
+    role: Role
+    operator: str
+    shape: tuple[int, ...]
+    unit_axis: int
+    is_output: bool = False
+    series: dict[tuple[str, int], float] = field(default_factory=dict)
+    observations: int = 0
+    alive: Tensor | None = None
+    saturated: Tensor | None = None
+
+
+class Observer:
+    """Gathers the forward and backward statistics of every site of a model over several steps.
+
+    A site is the output of an activation module or of a module with parameters of its own. Use it
+    as ``with observer.step(): loss = ...; loss.backward()``; no hook outlives the block.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._sites: dict[str, _Site] = {}
+        self._steps = 0
+        self.reached: set[str] = set()
+        self.input_variation: list[float] = []
+
+    @contextmanager
+    def step(self, *, counting_only: bool = False) -> Iterator[None]:
+        """Observes one forward and backward pass.
+
+        With ``counting_only`` it adds to what is counted over units (dead, saturated) alone, and
+        is no step of the series.
+        """
+        self._counting_only = counting_only
+        self._uses: dict[str, int] = {}
+        self._channel_axis = -1
+        self._samples = 1
+        self._inputs_seen = False
+        # Handed from a bounded activation's pre-hook to its forward hook.
+        self._saturated_now: Tensor | None = None
+        self._scalars: list[Tensor] = []
+        self._keys: list[tuple[_Site, str]] = []
+        self._outputs: list[tuple[weakref.ref[Tensor], _Site]] = []
+        handles: list[RemovableHandle] = [
+            self._model.register_forward_pre_hook(self._see_inputs, with_kwargs=True)
+        ]
+        self._tensor_handles: list[RemovableHandle] = []
+        try:
+            for name, module in self._model.named_modules():
+                handles += self._watch(name, module)
+            handles.append(self._model.register_forward_hook(self._see_output))
+            yield
+            values = statistics.to_floats(self._scalars)
+            for (site, what), value in zip(self._keys, values, strict=True):
+                site.series[what, self._steps] = value
+        finally:
+            self._steps += not counting_only
+            for handle in (*handles, *self._tensor_handles):
+                handle.remove()
+            self._scalars, self._keys, self._outputs = [], [], []
+
+    def fewest_observations(self) -> int:
+        """Samples times positions seen of a unit, at the site whose units are counted least.
+
+        Only sites with a dead zone or bounds count; a number without bound where there are none.
+        """
+        counted = (
+            site.observations
+            for site in self._sites.values()
+            if site.alive is not None or site.saturated is not None
+        )
+        return min(counted, default=sys.maxsize)
+
+    def profiles(self) -> tuple[SiteProfile, ...]:
+        """What was seen, in execution order of the first step that reached each site."""
+        return tuple(
+            self._site_profile(index, site) for index, site in enumerate(self._sites.values())
+        )
+
+    def _watch(self, name: str, module: nn.Module) -> list[RemovableHandle]:
+        activation = is_activation(module)
+        own_parameters = any(True for _ in module.parameters(recurse=False))
+        if not activation and not (own_parameters and module is not self._model):
+            return [module.register_forward_hook(lambda *_: self.reached.add(name))]
+        role = Role.ACTIVATION if activation else Role.LAYER
+        mask = saturation(module) if activation else None
+
+        def before(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            # Before the module runs: an in-place activation overwrites its input.
+            z = next(tensors_in(inputs), None)
+            if mask is not None and z is not None and z.is_floating_point() and z.numel():
+                with torch.no_grad():
+                    self._saturated_now = mask(z)
+
+        def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+            self.reached.add(name)
+            y = next(tensors_in(output), None)
+            if y is None or not y.is_floating_point() or not y.numel():
+                return
+            use = self._uses.get(name, 0)
+            self._uses[name] = use + 1
+            with torch.no_grad():
+                site = self._see(name if use == 0 else f"{name}@{use}", role, module, y)
+            if y.requires_grad and not self._counting_only:
+                self._tensor_handles.append(y.register_hook(lambda g: self._see_gradient(site, g)))
+
+        handles = [module.register_forward_hook(after)]
+        if mask is not None:
+            handles.append(module.register_forward_pre_hook(before))
+        return handles
+
+    def _see_inputs(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._inputs_seen:
+            return
+        self._inputs_seen = True
+        first = next(tensors_in((args, kwargs)), None)
+        if first is None or first.ndim == 0:
+            return
+        self._samples = first.shape[0]
+        if first.is_floating_point() and not self._counting_only:
+            self.input_variation.append(float(statistics.variation(first)))
+
+    def _see(self, name: str, role: Role, module: nn.Module, y: Tensor) -> _Site:
+        if role is Role.LAYER:
+            self._channel_axis = 1 if isinstance(module, _CHANNELS_SECOND) else -1
+        output = y
+        if y.ndim < 2:
+            y = y.reshape(-1, 1)
+        axis = 1 if self._channel_axis == 1 else y.ndim - 1
+        site = self._sites.get(name)
+        if site is None:
+            site = _Site(name, role, type(module).__name__, tuple(y.shape), axis)
+            self._sites[name] = site
+        self._outputs.append((weakref.ref(output), site))
+        if not self._counting_only:
+            self._note(site, "forward_rms", statistics.rms(y))
+            self._note(site, "variation", statistics.variation(y))
+            self._note(site, "correlation", statistics.correlation(y))
+            self._note(site, "forward_nonfinite", statistics.nonfinite(y))
+        site.observations += y.numel() // max(1, y.shape[axis])
+        if role is Role.ACTIVATION and has_dead_zone(module):
+            alive = statistics.units_first(y, axis).amax(dim=1) > 0
+            site.alive = alive if site.alive is None else site.alive | alive
+        now, self._saturated_now = self._saturated_now, None
+        if now is not None:
+            count = statistics.units_first(now.reshape(y.shape), axis).sum(dim=1)
+            site.saturated = count if site.saturated is None else site.saturated + count
+        return site
+
+    def _see_gradient(self, site: _Site, gradient: Tensor) -> None:
+        # The loss is taken to be a mean over the batch: undone, the signal does not depend on
+        # the batch size.
+        with torch.no_grad():
+            self._note(site, "backward_rms", statistics.rms(gradient) * self._samples)
+            self._note(site, "backward_nonfinite", statistics.nonfinite(gradient))
+
+    def _see_output(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        results = {id(tensor) for tensor in tensors_in(output)}
+        for reference, site in self._outputs:
+            tensor = reference()
+            if tensor is not None and id(tensor) in results:
+                site.is_output = True
+
+    def _note(self, site: _Site, what: str, value: Tensor) -> None:
+        self._keys.append((site, what))
+        self._scalars.append(value)
+
+    def _site_profile(self, index: int, site: _Site) -> SiteProfile:
+        def series(what: str) -> tuple[float, ...]:
+            return tuple(site.series.get((what, step), float("nan")) for step in range(self._steps))
+
+        def counts(what: str) -> tuple[int, ...]:
+            return tuple(int(site.series.get((what, step), 0)) for step in range(self._steps))
+
+        dead = None if site.alive is None else 1 - float(site.alive.double().mean())
+        saturated = None
+        if site.saturated is not None:
+            limit = _SATURATED_OBSERVATIONS * site.observations
+            saturated = float((site.saturated >= limit).double().mean())
+        return SiteProfile(
+            name=site.name,
+            role=site.role,
+            operator=site.operator,
+            index=index,
+            shape=site.shape,
+            unit_axis=site.unit_axis,
+            is_output=site.is_output,
+            forward_rms=series("forward_rms"),
+            variation=series("variation"),
+            correlation=series("correlation"),
+            backward_rms=series("backward_rms"),
+            forward_nonfinite=counts("forward_nonfinite"),
+            backward_nonfinite=counts("backward_nonfinite"),
+            observations=site.observations,
+            dead=dead,
+            saturated=saturated,
+        )

@@ -1,0 +1,40 @@
+"""Optimizer steps, and how far they really moved each parameter."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gradscope.profile import statistics
+
+__all__ = ["epsilon_of", "measured_update"]
+
+
+def epsilon_of(optimizer: Optimizer) -> float | None:
+    """The ``eps`` of an optimizer that divides each gradient by its own magnitude, else None.
+
+    Adam and its relatives make updates whose size does not depend on the gradient's scale, down to
+    where gradients get as small as eps.
+    """
+    epsilon = optimizer.defaults.get("eps")
+    # Adafactor keeps a pair; the first is added to the squared gradient.
+    if isinstance(epsilon, tuple):
+        return None if epsilon[0] is None else float(epsilon[0]) ** 0.5
+    return None if epsilon is None else float(epsilon)
+
+
+def measured_update(optimizer: Optimizer, parameters: list[nn.Parameter]) -> list[Tensor]:
+    """Takes one optimizer step.
+
+    Returns:
+        For each parameter the norm of its change over its norm before (dimensionless scalar;
+        infinite where a zero weight moved, 0 where nothing moved).
+    """
+    before = [parameter.detach().clone() for parameter in parameters]
+    optimizer.step()
+    ratios = []
+    for parameter, old in zip(parameters, before, strict=True):
+        moved = statistics.norm(parameter.detach() - old)
+        ratios.append(torch.where(moved == 0, moved, moved / statistics.norm(old)))
+    return ratios
