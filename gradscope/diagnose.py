@@ -1,0 +1,65 @@
+"""Profile -> Findings: runs the rules and says which finding explains which."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from gradscope import registry
+from gradscope.records import Finding, Findings, Profile, Skipped
+
+__all__ = ["diagnose"]
+
+
+def diagnose(
+    profile: Profile,
+    *,
+    select: Iterable[str] | None = None,
+    ignore: Iterable[str] | None = None,
+) -> Findings:
+    """Runs the rules over a profile.
+
+    Args:
+        profile: as measured.
+        select: codes, names or code prefixes of the rules to run; all by default.
+        ignore: rules to leave out.
+
+    Returns:
+        The findings, causes before what they explain, each with its cause and the remedies that
+        treat it; and what the rules had to skip.
+
+    Raises:
+        UsageError: ``select`` or ``ignore`` names no rule.
+    """
+    rules = registry.chosen_rules(select, ignore)
+    found: dict[str, Finding] = {}
+    skipped = list(profile.skipped)
+    for rule in rules:
+        match rule.check(profile, rule.limits):
+            case Finding() as finding:
+                found[rule.code] = finding
+            case Skipped() as skip:
+                skipped.append(skip)
+    items = [
+        replace(
+            found[rule.code],
+            cause=next((code for code in rule.explained_by if code in found), None),
+            remedies=tuple(
+                remedy.name for remedy in registry.remedies().values() if rule.code in remedy.treats
+            ),
+        )
+        for rule in rules
+        if rule.code in found
+    ]
+    return Findings(profile, tuple(_causes_first(items)), tuple(skipped))
+
+
+def _causes_first(items: list[Finding]) -> list[Finding]:
+    """Worst root cause first, each followed by what it explains."""
+
+    def with_symptoms(finding: Finding) -> list[Finding]:
+        explained = [item for item in ranked if item.cause == finding.code]
+        return [finding, *(entry for item in explained for entry in with_symptoms(item))]
+
+    ranked = sorted(items, key=lambda item: (item.severity.rank, item.code))
+    return [entry for item in ranked if item.cause is None for entry in with_symptoms(item)]

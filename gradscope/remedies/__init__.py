@@ -1,0 +1,113 @@
+"""Remedies: each changes one thing about a model or its training. One remedy per file.
+
+A remedy's file holds its page (the class docstring), what it treats, how it decides whether it
+applies (``propose``) and how it is carried out: ``apply`` changes a model in place and returns what
+undoes it, ``retrain`` changes how the model is trained.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+from torch.optim import Optimizer
+
+from gradscope.errors import PlanError
+from gradscope.records import Change, Finding, Prescription, Profile, Refusal, Value
+
+__all__ = ["Remedy", "Training", "Undo", "child", "parent_and_name"]
+
+Undo = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained, as far as remedies change it.
+
+    Attributes:
+        build_optimizer: makes the optimizer for the parameters given.
+    """
+
+    build_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+class Remedy(ABC):
+    """One act that may repair a fault.
+
+    Attributes:
+        name: names the act.
+        changes: what it changes; from it follows whether it is safe.
+        treats: codes of the findings it may be proposed for.
+        parameters: the parameters a prescription of it may have, with what each means.
+    """
+
+    name: ClassVar[str]
+    changes: ClassVar[tuple[Change, ...]]
+    treats: ClassVar[tuple[str, ...]]
+    parameters: ClassVar[dict[str, str]] = {}
+
+    @abstractmethod
+    def propose(
+        self, finding: Finding, profile: Profile, model: nn.Module
+    ) -> list[Prescription | Refusal]:
+        """What this remedy could do about a finding, best first, or why it can do nothing."""
+
+    def apply(self, model: nn.Module, prescription: Prescription) -> Undo:
+        """Changes ``model`` in place as prescribed.
+
+        Random numbers come from torch's global generator, which the caller has seeded.
+
+        Returns:
+            What puts the model back exactly as it was.
+
+        Raises:
+            PlanError: the prescription does not fit the model; the model is unchanged then.
+        """
+        return lambda: None
+
+    def retrain(self, training: Training, prescription: Prescription) -> Training:
+        """The training as this prescription changes it."""
+        return training
+
+    @property
+    def safe(self) -> bool:
+        return all(change.safe for change in self.changes)
+
+    def prescription(
+        self, finding: Finding, reason: str, sites: Iterable[str] = (), **parameters: Value
+    ) -> Prescription:
+        return Prescription(self.name, self.changes, tuple(sites), parameters, finding.code, reason)
+
+    def refusal(self, reason: str, sites: Iterable[str] = ()) -> Refusal:
+        return Refusal(self.name, reason, tuple(sites))
+
+
+def child(model: nn.Module, site: str, remedy: str) -> nn.Module:
+    """The module of that name.
+
+    Raises:
+        PlanError: the model has none.
+    """
+    try:
+        return model.get_submodule(site)
+    except AttributeError as error:
+        raise PlanError(
+            f"{remedy} is prescribed for {site!r}, but {type(model).__name__} has no module of "
+            "that name; the plan was made for another model."
+        ) from error
+
+
+def parent_and_name(model: nn.Module, site: str, remedy: str) -> tuple[nn.Module, str]:
+    """The module that holds the module of that name, and the name it has there.
+
+    Raises:
+        PlanError: the model has none, or the site is the model itself.
+    """
+    child(model, site, remedy)
+    parent, _, name = site.rpartition(".")
+    if not name:
+        raise PlanError(f"{remedy} cannot replace the model itself.")
+    return model.get_submodule(parent), name

@@ -1,0 +1,96 @@
+"""Put another activation in the place of the present ones."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import nn
+
+from gradscope.errors import PlanError
+from gradscope.records import Change, Finding, Prescription, Profile, Refusal
+from gradscope.remedies import Remedy, Undo, parent_and_name
+
+__all__ = ["ActivationSwap"]
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky-relu": nn.LeakyReLU,
+    "tanh": nn.Tanh,
+    "selu": nn.SELU,
+    "gelu": nn.GELU,
+}
+
+_BOUNDED = (nn.Sigmoid, nn.Tanh, nn.Hardsigmoid, nn.Hardtanh, nn.Softsign)
+
+
+class ActivationSwap(Remedy):
+    """Put another activation in the place of the present ones.
+
+    ## What it does
+    Replaces sigmoids and their like by ReLU or tanh, dead ReLUs by LeakyReLU. Weights stay.
+
+    ## When it applies
+    The activation modules are sub-modules that can be exchanged. Most of all on fresh weights: a
+    trained network was trained for the function it has.
+
+    ## When it must not be applied
+    To gates and outputs whose range matters: the model's own output is left alone.
+
+    ## Fix safety
+    Unsafe: the function changes at once.
+
+    ## References
+    The slides (Better Activation); Nair, Hinton 2010; Maas, Hannun, Ng 2013.
+    """
+
+    name = "activation-swap"
+    changes = (Change.FORWARD,)
+    treats = ("GS101", "GS201", "GS202", "GS204")
+    parameters: ClassVar[dict[str, str]] = {"activation": f"one of {', '.join(_ACTIVATIONS)}"}
+
+    def propose(
+        self, finding: Finding, profile: Profile, model: nn.Module
+    ) -> list[Prescription | Refusal]:
+        dying = finding.code == "GS201"
+        kinds = (nn.ReLU,) if dying else _BOUNDED
+        outputs = {site.name for site in profile.sites if site.is_output}
+        sites = [
+            name
+            for name, module in model.named_modules()
+            if name and isinstance(module, kinds) and name not in outputs
+        ]
+        if not sites:
+            return [self.refusal("there is no activation module that another would relieve")]
+        choices = ("leaky-relu",) if dying else ("relu", "tanh")
+        return [
+            self.prescription(
+                finding,
+                "it passes a gradient for negative inputs too"
+                if dying
+                else "its derivative does not shrink the signal as the present one does",
+                sites,
+                activation=choice,
+            )
+            for choice in choices
+            if not all(isinstance(model.get_submodule(s), _ACTIVATIONS[choice]) for s in sites)
+        ]
+
+    def apply(self, model: nn.Module, prescription: Prescription) -> Undo:
+        choice = prescription.parameters.get("activation")
+        kind = _ACTIVATIONS.get(str(choice))
+        if kind is None:
+            raise PlanError(
+                f"{self.name} has no activation {choice!r}; it has {', '.join(_ACTIVATIONS)}."
+            )
+        places = [parent_and_name(model, site, self.name) for site in prescription.sites]
+        originals = [(parent, name, getattr(parent, name)) for parent, name in places]
+        for parent, name, original in originals:
+            replacement = kind()
+            replacement.training = original.training
+            setattr(parent, name, replacement)
+
+        def undo() -> None:
+            for parent, name, original in originals:
+                setattr(parent, name, original)
+
+        return undo

@@ -1,0 +1,86 @@
+"""Rules: each reads a profile and says whether one fault is there. One rule per file.
+
+A rule's file holds its page (the class docstring), its limits, its check, and two seeded subjects:
+``bad()``, which it must find, and ``good()``, the nearest healthy twin, on which it must be silent.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import field, fields
+from typing import Any, ClassVar, Generic, TypeVar
+
+from gradscope.records import Finding, Measure, Profile, Severity, Skipped
+from gradscope.subject import Subject
+
+__all__ = ["Rule", "describe_limits", "in_most_steps", "limit", "summary"]
+
+L = TypeVar("L")
+
+MOST_STEPS = 5 / 8
+"""A fault of single steps is none; one that shows in this share of the steps is."""
+
+
+class Rule(ABC, Generic[L]):
+    """One fault, and how it is told from health.
+
+    Attributes:
+        code: never reused.
+        name: states the fault.
+        limits: the default limits, a frozen dataclass of :func:`limit` fields.
+        explained_by: codes of the faults that bring this one about, most fundamental first.
+    """
+
+    code: ClassVar[str]
+    name: ClassVar[str]
+    limits: L
+    explained_by: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def check(self, profile: Profile, limits: L) -> Finding | Skipped | None:
+        """The fault as found in the profile; None where there is none; Skipped if unknowable."""
+
+    @abstractmethod
+    def bad(self) -> Subject:
+        """A small subject that has the fault, whatever the seed."""
+
+    @abstractmethod
+    def good(self) -> Subject:
+        """Its nearest healthy twin: no rule at all fires on it."""
+
+    def finding(
+        self,
+        severity: Severity,
+        sites: Iterable[str],
+        message: str,
+        evidence: dict[str, Measure],
+    ) -> Finding:
+        return Finding(self.code, self.name, severity, tuple(sites), message, evidence)
+
+
+def limit(default: float, unit: str, source: str) -> Any:
+    """A field of a rule's limits: its default, its unit and where the default comes from."""
+    return field(default=default, metadata={"unit": unit, "source": source})
+
+
+def describe_limits(limits: Any) -> Iterator[tuple[str, float, str, str]]:
+    """Name, value, unit and source of each limit."""
+    for entry in fields(limits):
+        yield (
+            entry.name,
+            getattr(limits, entry.name),
+            entry.metadata["unit"],
+            entry.metadata["source"],
+        )
+
+
+def summary(documented: object) -> str:
+    """The first paragraph of a docstring as one line, without the full stop."""
+    return " ".join((type(documented).__doc__ or "").split("\n\n")[0].split()).rstrip(".")
+
+
+def in_most_steps(faulty: Iterable[bool]) -> bool:
+    """Whether the fault shows in at least 5 of 8 steps."""
+    seen = list(faulty)
+    return bool(seen) and sum(seen) >= MOST_STEPS * len(seen)

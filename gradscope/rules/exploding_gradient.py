@@ -1,0 +1,99 @@
+"""GS102: the backward signal grows on its way to the input."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass
+
+from torch import nn
+
+from gradscope.records import Finding, Measure, Profile, Severity, Skipped
+from gradscope.rules import Rule, in_most_steps, limit
+from gradscope.rules.signal import backward_signal, backward_sites, gain_per_site, typical
+from gradscope.rules.subjects import perceptron, random_subject
+from gradscope.subject import Subject
+
+__all__ = ["ExplodingGradient", "Limits"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Each is the backward signal at the first site over that at the last (dimensionless)."""
+
+    warning: float = limit(70.0, "ratio", "design")
+    error: float = limit(1e3, "ratio", "design")
+
+
+class ExplodingGradient(Rule[Limits]):
+    """The backward signal grows on its way to the input.
+
+    ## What it does
+    Compares dL/d(output) at the first and the last activation, as RMS per sample, summed in
+    squares over positions. It fires when the ratio is above the limit in at least 5 of 8 steps.
+
+    ## Why it is bad
+    The first layers' updates are larger than the last layers' by that factor: a learning rate that
+    suits one end throws the other about, and the loss jumps or turns into NaN.
+
+    ## When it is wrong
+    Under Adam and its relatives the scale alone harms less, since each gradient is divided by its
+    own magnitude; the signal that arrives is noisy all the same. Clipping bounds the step, not the
+    mismatch between layers.
+
+    ## References
+    Goodfellow, Bengio, Courville 2016 (Deep Learning), section 8.2.4; Pascanu, Mikolov, Bengio
+    2013 (On the difficulty of training recurrent neural networks).
+    """
+
+    code = "GS102"
+    name = "exploding-gradient"
+    limits = Limits()
+
+    def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
+        sites = backward_sites(profile)
+        if len(sites) < 2:
+            return Skipped(self.code, "fewer than two sites received a gradient")
+        first, last = sites[0], sites[-1]
+        ratios = [
+            near / far
+            for near, far in zip(backward_signal(first), backward_signal(last), strict=True)
+            if math.isfinite(near) and 0 < far < math.inf
+        ]
+        if not in_most_steps(ratio > limits.warning for ratio in ratios):
+            return None
+        ratio = statistics.median(ratios)
+        severe = in_most_steps(value > limits.error for value in ratios)
+        bound = limits.error if severe else limits.warning
+        gain = gain_per_site(sites)
+        evidence = {"backward signal, first over last site": Measure(ratio, bound, profile.source)}
+        if math.isfinite(gain):
+            evidence["gain per site towards the input"] = Measure(gain, None, profile.source)
+        return self.finding(
+            Severity.ERROR if severe else Severity.WARNING,
+            [site.name for site in sites if typical(site) > limits.warning * typical(last)],
+            f"The backward signal at {last.name} has grown {ratio:.2g} times at {first.name} "
+            f"(limit {bound:g}) after {len(sites) - 1} sites.",
+            evidence,
+        )
+
+    def bad(self) -> Subject:
+        def initialise(layer: nn.Linear) -> None:
+            # Three times He's: each layer passes back three times what it is given.
+            nn.init.kaiming_normal_(layer.weight)
+            layer.weight.data *= 3
+
+        return random_subject(
+            "ten ReLU layers with weights three times He's",
+            lambda: perceptron(nn.ReLU, layers=10, initialise=initialise),
+        )
+
+    def good(self) -> Subject:
+        return random_subject(
+            "ten ReLU layers with He weights",
+            lambda: perceptron(
+                nn.ReLU,
+                layers=10,
+                initialise=lambda layer: nn.init.kaiming_normal_(layer.weight),
+            ),
+        )

@@ -1,0 +1,90 @@
+"""GS103: a trainable parameter gets no gradient at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gradscope.records import Finding, Measure, Profile, Severity, Skipped
+from gradscope.rules import Rule, in_most_steps, limit
+from gradscope.rules.subjects import perceptron, random_subject
+from gradscope.subject import Subject
+
+__all__ = ["Limits", "NoGradient"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    parameters: float = limit(0, "parameters", "design: any")
+
+
+class NoGradient(Rule[Limits]):
+    """A trainable parameter gets no gradient at all.
+
+    ## What it does
+    Lists the parameters that require a gradient, belong to a module that ran, and got None or
+    exactly zero in at least 5 of 8 steps.
+
+    ## Why it is bad
+    They cannot learn: they stay as they were initialised, or shrink under weight decay. The usual
+    reasons are a ``detach()`` or ``no_grad`` on the way to the loss, a forward result that is not
+    used, or a layer of dead units behind them.
+
+    ## When it is wrong
+    Parameters of modules that did not run (experts that no sample was routed to, a head for
+    another task) are not counted. A parameter that a schedule wakes later is reported although it
+    is meant so: freeze it until then with ``requires_grad_(False)``.
+
+    ## References
+    PyTorch documentation, "Autograd mechanics".
+    """
+
+    code = "GS103"
+    name = "no-gradient"
+    limits = Limits()
+    explained_by = ("GS401", "GS201")
+
+    def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
+        eligible = [
+            parameter
+            for parameter in profile.parameters
+            if parameter.trainable and parameter.reached and parameter.elements
+        ]
+        silent = [
+            parameter
+            for parameter in eligible
+            if in_most_steps(not norm for norm in parameter.gradient_norm)
+        ]
+        if len(silent) <= limits.parameters:
+            return None
+        return self.finding(
+            Severity.ERROR,
+            [parameter.name for parameter in silent],
+            f"{len(silent)} of {len(eligible)} trainable parameters get no gradient, "
+            f"{silent[0].name} first.",
+            {
+                "parameters without gradient": Measure(
+                    len(silent), limits.parameters, profile.source
+                )
+            },
+        )
+
+    def bad(self) -> Subject:
+        return random_subject("a detached trunk", _Detached)
+
+    def good(self) -> Subject:
+        return random_subject("the same trunk, attached", lambda: perceptron(nn.ReLU, layers=2))
+
+
+class _Detached(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Linear(32, 64)
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            features = torch.relu(self.trunk(x))
+        return self.head(features)  # type: ignore[no-any-return]

@@ -1,0 +1,98 @@
+"""GS202: bounded activations stuck in their flat parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from gradscope.records import Finding, Measure, Profile, Severity, Skipped
+from gradscope.rules import Rule, limit
+from gradscope.rules.subjects import perceptron, random_subject
+from gradscope.subject import Subject
+
+__all__ = ["Limits", "SaturatedActivation"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    error: float = limit(0.5, "share of a site's units", "design")
+    observations: float = limit(2000, "samples times positions", "design")
+
+
+class SaturatedActivation(Rule[Limits]):
+    """Bounded activations stuck in their flat parts.
+
+    ## What it does
+    Sigmoid, tanh and their like are flat for large inputs. A unit counts as saturated where its
+    derivative is below 1 % of its largest possible value on at least 95 % of all samples and
+    positions. The rule fires when more than the limit of a site's units are. The model's own
+    output is left out: a confident prediction is meant to be extreme.
+
+    ## Why it is bad
+    The derivative is a factor of every gradient that passes. A layer of saturated units passes
+    almost nothing, in either direction: its outputs hardly depend on its inputs any more.
+
+    ## When it is wrong
+    Gates that have learned to stay open or shut are saturated and right. Look at whether the
+    loss still falls.
+
+    ## References
+    Glorot, Bengio 2010 (Understanding the difficulty of training deep feedforward neural
+    networks), section 3.
+    """
+
+    code = "GS202"
+    name = "saturated-activation"
+    limits = Limits()
+    explained_by = ("GS401",)
+
+    def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
+        candidates = [
+            (site, site.saturated)
+            for site in profile.sites
+            if site.saturated is not None and not site.is_output
+        ]
+        seen = [
+            (site, share) for site, share in candidates if site.observations >= limits.observations
+        ]
+        if candidates and not seen:
+            most = max(site.observations for site, _ in candidates)
+            return Skipped(
+                self.code,
+                f"units were seen on {most} samples and positions, "
+                f"{limits.observations:g} are needed; give more batches",
+            )
+        faulty = [(site, share) for site, share in seen if share > limits.error]
+        if not faulty:
+            return None
+        worst, share = max(faulty, key=lambda pair: pair[1])
+        return self.finding(
+            Severity.ERROR,
+            [site.name for site, _ in faulty],
+            f"{share:.0%} of the {worst.units} units at {worst.name} ({worst.operator}) are "
+            f"saturated (limit {limits.error:.0%}); {len(faulty)} of {len(seen)} bounded "
+            "activations are affected.",
+            {"saturated units, worst site": Measure(share, limits.error, profile.source)},
+        )
+
+    def bad(self) -> Subject:
+        def initialise(layer: nn.Linear) -> None:
+            # Biases far from zero hold every unit at an end, whatever the input.
+            nn.init.normal_(layer.weight, std=1.0)
+            nn.init.normal_(layer.bias, std=1000.0)
+
+        return random_subject(
+            "tanh layers with biases of scale 1000",
+            lambda: perceptron(nn.Tanh, layers=3, initialise=initialise),
+        )
+
+    def good(self) -> Subject:
+        def initialise(layer: nn.Linear) -> None:
+            nn.init.xavier_normal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+        return random_subject(
+            "tanh layers with Xavier weights",
+            lambda: perceptron(nn.Tanh, layers=3, initialise=initialise),
+        )

@@ -1,0 +1,129 @@
+"""GS101: the backward signal dies on its way to the input."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from gradscope.records import Finding, Measure, ParameterProfile, Profile, Severity, Skipped
+from gradscope.rules import Rule, in_most_steps, limit
+from gradscope.rules.signal import backward_signal, backward_sites, gain_per_site, typical
+from gradscope.rules.subjects import perceptron, random_subject
+from gradscope.subject import Subject
+
+__all__ = ["Limits", "VanishingGradient"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Each is the backward signal at the first site over that at the last (dimensionless)."""
+
+    warning: float = limit(1e-3, "ratio", "design; slides: 0.25^7 = 6e-5 for seven sigmoids")
+    error: float = limit(1e-5, "ratio", "design")
+    epsilon_margin: float = limit(
+        10.0,
+        "times the optimizer's eps",
+        "Kingma & Ba 2014: below eps the update shrinks with the gradient",
+    )
+
+
+class VanishingGradient(Rule[Limits]):
+    """The backward signal dies on its way to the input.
+
+    ## What it does
+    Compares dL/d(output) at the first and the last activation, as RMS per sample, summed in
+    squares over positions so that pooling does not count as decay. It fires when the ratio is
+    below the limit in at least 5 of 8 steps.
+
+    ## Why it is bad
+    Each layer's gradient is a product of all the factors behind it. When they are below one, the
+    first layers get updates too small to matter: they stay random, and what they throw away no
+    later layer can bring back.
+
+    ## When it is wrong
+    Adam and its relatives divide each gradient by its own magnitude: its scale is no fault until
+    it comes near their eps, and only then does the rule fire for them. A ratio within the limit
+    does not promise learning, nor does one outside forbid it.
+
+    ## References
+    Bengio, Simard, Frasconi 1994 (Learning long-term dependencies with gradient descent is
+    difficult); Glorot, Bengio 2010; Hu, Zhang, Ge (Handling Vanishing Gradient Problem Using
+    Artificial Derivative), section I.
+    """
+
+    code = "GS101"
+    name = "vanishing-gradient"
+    limits = Limits()
+    explained_by = ("GS401", "GS201", "GS202", "GS204")
+
+    def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
+        sites = backward_sites(profile)
+        if len(sites) < 2:
+            return Skipped(self.code, "fewer than two sites received a gradient")
+        first, last = sites[0], sites[-1]
+        ratios = [
+            near / far if far else 0.0
+            for near, far in zip(backward_signal(first), backward_signal(last), strict=True)
+            if math.isfinite(near) and math.isfinite(far)
+        ]
+        # Where nothing at all arrives, at either end, the loss itself is flat: GS103 speaks of it.
+        if not any(backward_signal(last)):
+            return None
+        if not in_most_steps(ratio < limits.warning for ratio in ratios):
+            return None
+        evidence: dict[str, Measure] = {}
+        if profile.epsilon is not None:
+            scale = _gradient_rms(profile.parameters)
+            floor = limits.epsilon_margin * profile.epsilon
+            if scale >= floor:
+                return None
+            evidence["gradient RMS of the weights nearest the input"] = Measure(
+                scale, floor, profile.source
+            )
+        ratio = statistics.median(ratios)
+        severe = in_most_steps(value < limits.error for value in ratios)
+        bound = limits.error if severe else limits.warning
+        gain = gain_per_site(sites)
+        evidence["backward signal, first over last site"] = Measure(ratio, bound, profile.source)
+        if math.isfinite(gain):
+            evidence["gain per site towards the input"] = Measure(gain, None, profile.source)
+        return self.finding(
+            Severity.ERROR if severe else Severity.WARNING,
+            [site.name for site in sites if typical(site) < limits.warning * typical(last)],
+            f"Of the backward signal at {last.name}, {ratio:.2g} is left at {first.name} "
+            f"(limit {bound:g}) after {len(sites) - 1} sites.",
+            evidence,
+        )
+
+    def bad(self) -> Subject:
+        return random_subject(
+            "ten sigmoid layers",
+            lambda: perceptron(
+                nn.Sigmoid,
+                layers=10,
+                initialise=lambda layer: nn.init.xavier_normal_(layer.weight),
+            ),
+        )
+
+    def good(self) -> Subject:
+        return random_subject(
+            "ten ReLU layers with He weights",
+            lambda: perceptron(
+                nn.ReLU,
+                layers=10,
+                initialise=lambda layer: nn.init.kaiming_normal_(layer.weight),
+            ),
+        )
+
+
+def _gradient_rms(parameters: Sequence[ParameterProfile]) -> float:
+    """Median over steps of the gradient RMS per element, of the first weight that has one."""
+    for parameter in parameters:
+        norms = [norm for norm in parameter.gradient_norm if norm is not None]
+        if len(parameter.shape) > 1 and norms:
+            return statistics.median(norms) / math.sqrt(parameter.elements)
+    return math.inf
