@@ -1,0 +1,96 @@
+"""What a repair must leave as it was, checked bit by bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from gradscope.patch import apply
+from gradscope.profile.preserve import preserved
+from gradscope.records import Change, Invariant, Plan
+from gradscope.subject import Batch, tensors_in
+
+__all__ = ["check_invariants"]
+
+_Step = Callable[[nn.Module, Batch], Tensor]
+
+
+def check_invariants(
+    model: nn.Module, plan: Plan, step: _Step, batch: Batch
+) -> tuple[Invariant, ...]:
+    """Applies a plan, compares, and undoes it again.
+
+    A plan that changes only the backward pass or the training must leave outputs (in train and
+    eval mode) and state_dict bit-identical; every plan must be undone without a trace.
+
+    Args:
+        model: left as it was.
+        plan: what to check.
+        step: passes ``batch`` through the model.
+    """
+    before = _observed(model, step, batch)
+    types = [type(module) for module in model.modules()]
+    changes = {change for entry in plan.prescriptions for change in entry.changes}
+    checks: list[Invariant] = []
+    patch = apply(model, plan)
+    try:
+        if changes <= {Change.BACKWARD, Change.TRAINING}:
+            patched = _observed(model, step, batch)
+            for what in before:
+                checks.append(
+                    Invariant(
+                        f"{what} bit-equal after patching", _same(before[what], patched[what])
+                    )
+                )
+    finally:
+        patch.undo()
+    undone = _observed(model, step, batch)
+    checks.append(
+        Invariant(
+            "undo restores outputs, weights and modules",
+            all(_same(before[what], undone[what]) for what in before)
+            and types == [type(module) for module in model.modules()],
+        )
+    )
+    return tuple(checks)
+
+
+def _observed(model: nn.Module, step: _Step, batch: Batch) -> dict[str, dict[str, Tensor]]:
+    """The model's outputs in both modes, and its state, by name."""
+    seen = {}
+    for mode in ("train", "eval"):
+        with preserved(model, seed=0), torch.enable_grad():
+            outputs: list[Tensor] = []
+            model.train(mode == "train")
+            handle = model.register_forward_hook(
+                lambda _, __, output, kept=outputs: kept.extend(tensors_in(output))
+            )
+            try:
+                loss = step(model, batch)
+            finally:
+                handle.remove()
+            seen[f"outputs ({mode})"] = {
+                str(index): tensor.detach().clone() for index, tensor in enumerate([*outputs, loss])
+            }
+    seen["state_dict"] = {
+        key: value.detach().clone()
+        for key, value in model.state_dict().items()
+        if isinstance(value, Tensor)
+    }
+    return seen
+
+
+def _same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Same names in the same order, same types and shapes, same bits."""
+    return list(one) == list(other) and all(
+        left.dtype == right.dtype
+        and left.shape == right.shape
+        and torch.equal(_bytes(left), _bytes(right))
+        for left, right in zip(one.values(), other.values(), strict=True)
+    )
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.reshape(-1).view(torch.uint8)

@@ -1,0 +1,227 @@
+"""The one-way chain, written once: from a Subject to a Report."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata
+
+import torch
+from torch import nn
+
+import gradscope
+from gradscope.diagnose import diagnose
+from gradscope.errors import SubjectError
+from gradscope.prescribe import prescribe
+from gradscope.profile import DEFAULT_STEPS, profile_steps
+from gradscope.randomness import preserved_randomness, seed_everything
+from gradscope.records import (
+    SCHEMA_VERSION,
+    Findings,
+    Plan,
+    Report,
+    Severity,
+    Skipped,
+    Status,
+    Target,
+    Tool,
+    Verdict,
+)
+from gradscope.subject import Subject
+from gradscope.verify import DEFAULT_BUDGET, Progress, verify
+
+__all__ = ["Repair", "fix", "repair", "scan"]
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What :func:`repair` leaves: the report, and the repaired model where there is one."""
+
+    report: Report
+    model: nn.Module | None
+
+
+def scan(
+    subject: Subject,
+    *,
+    steps: int = DEFAULT_STEPS,
+    seed: int = 0,
+    select: Iterable[str] | None = None,
+    ignore: Iterable[str] | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Profiles a subject and diagnoses it; nothing is tried or changed.
+
+    Args:
+        subject: what to examine.
+        steps: how many batches are passed.
+        seed: of the model's weights and of everything else that is drawn.
+        select: codes, names or code prefixes of the rules to run; all by default.
+        ignore: rules to leave out.
+        progress: is told how far it is.
+
+    Returns:
+        The report, without plan and verdict.
+
+    Raises:
+        TargetError: the subject cannot be loaded or run.
+        UsageError: ``select`` or ``ignore`` names no rule.
+    """
+    examination = _examine(subject, steps, seed, select, ignore, progress)
+    return _report(examination, None, None)
+
+
+def fix(
+    subject: Subject,
+    *,
+    unsafe: bool = False,
+    budget: float = DEFAULT_BUDGET,
+    seeds: int | None = None,
+    only: Iterable[str] = (),
+    steps: int = DEFAULT_STEPS,
+    seed: int = 0,
+    select: Iterable[str] | None = None,
+    ignore: Iterable[str] | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Scans, prescribes, tries, and reports; see :func:`repair`, whose report it returns."""
+    return repair(
+        subject,
+        unsafe=unsafe,
+        budget=budget,
+        seeds=seeds,
+        only=only,
+        steps=steps,
+        seed=seed,
+        select=select,
+        ignore=ignore,
+        progress=progress,
+    ).report
+
+
+def repair(
+    subject: Subject,
+    *,
+    unsafe: bool = False,
+    budget: float = DEFAULT_BUDGET,
+    seeds: int | None = None,
+    only: Iterable[str] = (),
+    steps: int = DEFAULT_STEPS,
+    seed: int = 0,
+    select: Iterable[str] | None = None,
+    ignore: Iterable[str] | None = None,
+    progress: Progress | None = None,
+) -> Repair:
+    """Diagnoses a subject, tries what may repair it, and proves what does.
+
+    The subject's own model is left alone: trials train models of their own.
+
+    Args:
+        subject: what to repair.
+        unsafe: also remedies that change the forward, the parameters or the structure.
+        budget: seconds that the trials may take, roughly.
+        seeds: matched seeds; as many as the budget allows by default.
+        only: names of the remedies to try; all by default.
+        steps, seed, select, ignore, progress: as of :func:`scan`.
+
+    Returns:
+        The report, and the repaired model after its first matched trial.
+
+    Raises:
+        TargetError: the subject cannot be loaded or run.
+        UsageError: an argument is out of range or names nothing that exists.
+    """
+    examination = _examine(subject, steps, seed, select, ignore, progress)
+    findings = examination.findings
+    if not any(finding.severity is not Severity.INFO for finding in findings):
+        verdict = Verdict(Status.NOTHING_TO_FIX, "Nothing is wrong that a remedy treats.")
+        return Repair(_report(examination, None, verdict), None)
+    plan = prescribe(findings, examination.model, unsafe=unsafe, only=tuple(only))
+    if not plan.prescriptions:
+        verdict = Verdict(
+            Status.NO_EFFECT,
+            "No remedy applies"
+            + ("" if unsafe else " that leaves the model's function alone (see the refusals)")
+            + "; nothing was tried.",
+        )
+        return Repair(_report(examination, plan, verdict), None)
+    verified = verify(
+        subject, plan, findings, budget=budget, seeds=seeds, seed=seed, progress=progress
+    )
+    return Repair(_report(examination, verified.plan, verified.verdict), verified.model)
+
+
+@dataclass(frozen=True)
+class _Examination:
+    subject: Subject
+    model: nn.Module
+    findings: Findings
+
+
+def _examine(
+    subject: Subject,
+    steps: int,
+    seed: int,
+    select: Iterable[str] | None,
+    ignore: Iterable[str] | None,
+    progress: Progress | None,
+) -> _Examination:
+    if subject.build_data is None:
+        raise SubjectError(
+            f"{subject.name} comes without data; give --data FILE.py:NAME, or --input-shape to "
+            "examine it on random inputs."
+        )
+    if progress is not None:
+        progress(f"profiling {subject.name}", 0.0)
+    with preserved_randomness(seed):
+        model = subject.build_model()
+        # Data that depends on the seed must not depend on how much the model drew.
+        seed_everything(seed)
+        batches = subject.build_data()
+    profile = profile_steps(
+        model,
+        batches,
+        subject.step,
+        build_optimizer=subject.build_optimizer,
+        steps=steps,
+        seed=seed,
+        synthetic=subject.synthetic,
+    )
+    return _Examination(subject, model, diagnose(profile, select=select, ignore=ignore))
+
+
+def _report(examination: _Examination, plan: Plan | None, verdict: Verdict | None) -> Report:
+    findings, subject = examination.findings, examination.subject
+    skipped = list(findings.skipped)
+    if subject.build_optimizer is None and verdict is not None and verdict.trials:
+        skipped.append(
+            Skipped("optimizer", "none was given; trials used SGD(lr=0.01, momentum=0.9)")
+        )
+    return Report(
+        schema_version=SCHEMA_VERSION,
+        tool=Tool("gradscope", gradscope.__version__),
+        target=Target(
+            subject.name,
+            subject.kind,
+            sum(parameter.numel() for parameter in examination.model.parameters()),
+        ),
+        environment=_environment(),
+        profile=findings.profile,
+        findings=findings.items,
+        plan=plan,
+        verdict=verdict,
+        skipped=tuple(skipped),
+        refusals=plan.refusals if plan is not None else (),
+    )
+
+
+def _environment() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "torch": str(torch.__version__),
+        "numpy": metadata.version("numpy"),
+        "threads": str(torch.get_num_threads()),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_initialized() else "cpu",
+    }
