@@ -1,0 +1,228 @@
+"""Reports and plans as JSON: writing, reading back and the JSON Schema of both directions.
+
+The records themselves are the format: keys are the fields' names in their order. JSON has no
+word for NaN or infinity, and a diagnosis of broken training needs them, so a float that is not
+finite is written as the string ``"NaN"``, ``"Infinity"`` or ``"-Infinity"``. Reading is strict:
+an unknown key, a missing one or a number in quotes is an error, never a guess.
+
+When it is wrong: a prescription's parameter that is a non-finite float comes back as a string,
+because a parameter may also be a string and the two cannot be told apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, cast
+
+from gradscope.errors import GradscopeError, PlanError, ReportError
+from gradscope.records import SCHEMA_VERSION, Plan, Report
+from gradscope.reports.wording import each_string
+
+if TYPE_CHECKING:
+    from pydantic_core import CoreSchema, SchemaValidator
+
+__all__ = ["read_json", "read_plan", "render_json", "render_plan", "schema"]
+
+_NONFINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
+_FAULTS_NAMED = 3
+"""How many faults of a file an error message names; a wrong file can have thousands."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanFile:
+    """A saved plan: ``plan.json``."""
+
+    schema_version: int
+    plan: Plan
+
+
+def render_json(report: Report) -> str:
+    """The report as indented JSON that validates against :func:`schema`, with a final newline."""
+    return _written(report)
+
+
+def render_plan(plan: Plan) -> str:
+    """The plan as indented JSON: ``{"schema_version": 1, "plan": {...}}``."""
+    return _written(PlanFile(SCHEMA_VERSION, plan))
+
+
+def read_json(text: str, name: str) -> Report:
+    """The report that ``text`` holds.
+
+    Args:
+        text: what the file holds.
+        name: the file's name, for messages.
+
+    Raises:
+        ReportError: it is no JSON, no report, or a report of another schema version.
+    """
+    raw = _parsed(text, name, "report", ReportError)
+    if "plan" in raw and "findings" not in raw:
+        raise ReportError(
+            f"{name} is a plan, not a report: give the report.json that was written beside it."
+        )
+    _check_version(raw, name, "report", ReportError)
+    return cast("Report", _validated(Report, text, name, "report", ReportError))
+
+
+def read_plan(text: str, name: str) -> Plan:
+    """The plan that ``text`` holds.
+
+    Args:
+        text: what the file holds.
+        name: the file's name, for messages.
+
+    Raises:
+        PlanError: it is no JSON, no plan, or a plan of another schema version.
+    """
+    raw = _parsed(text, name, "plan", PlanError)
+    if "findings" in raw:
+        raise PlanError(
+            f"{name} is a report, not a plan: give the plan.json that was written beside it."
+        )
+    _check_version(raw, name, "plan", PlanError)
+    return cast("PlanFile", _validated(PlanFile, text, name, "plan", PlanError)).plan
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) that every report of this version validates against."""
+    from pydantic import TypeAdapter
+    from pydantic.json_schema import GenerateJsonSchema
+    from pydantic_core import core_schema
+
+    class Strict(GenerateJsonSchema):
+        """Floats may be one of three strings; objects have no keys but their own."""
+
+        def float_schema(self, schema: core_schema.FloatSchema) -> dict[str, Any]:
+            return {"anyOf": [super().float_schema(schema), {"enum": list(_NONFINITE)}]}
+
+        def dataclass_schema(self, schema: core_schema.DataclassSchema) -> dict[str, Any]:
+            described = super().dataclass_schema(schema)
+            described["additionalProperties"] = False
+            return described
+
+    described = TypeAdapter(Report).json_schema(schema_generator=Strict)
+    described["properties"]["schema_version"] = {"const": SCHEMA_VERSION}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **described,
+        "title": "gradscope report",
+    }
+
+
+def _written(record: object) -> str:
+    from pydantic_core import PydanticSerializationError, to_json
+
+    try:
+        written = to_json(record, indent=2, inf_nan_mode="strings")
+    except PydanticSerializationError:
+        # A file name that is not UTF-8 reaches Python as lone surrogates, which JSON cannot hold.
+        written = to_json(each_string(record, _encodable), indent=2, inf_nan_mode="strings")
+    return written.decode() + "\n"
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _parsed(text: str, name: str, noun: str, error: type[GradscopeError]) -> dict[str, Any]:
+    """The JSON object in ``text``, not yet checked further than that."""
+    from pydantic_core import from_json
+
+    if not text.strip():
+        raise error(f"{name} is empty: save the {noun} again.")
+    try:
+        raw = from_json(text.encode("utf-8", "surrogatepass"), allow_inf_nan=False)
+    except ValueError as fault:
+        raise error(f"{name} is not JSON ({fault}): save the {noun} again.") from None
+    if not isinstance(raw, dict):
+        raise error(
+            f"{name} holds a JSON {_kind(raw)} where a {noun} is an object: "
+            f"give a {noun}.json that gradscope wrote."
+        )
+    return raw
+
+
+def _check_version(raw: dict[str, Any], name: str, noun: str, error: type[GradscopeError]) -> None:
+    version = raw.get("schema_version")
+    if version is None:
+        raise error(
+            f"{name} has no schema_version, so it is no gradscope {noun}: "
+            f"give a {noun}.json that gradscope wrote."
+        )
+    if isinstance(version, int) and not isinstance(version, bool):
+        if version > SCHEMA_VERSION:
+            raise error(
+                f"{name} has schema_version {version} and this gradscope reads "
+                f"{SCHEMA_VERSION}: upgrade with pip install --upgrade torch-gradscope."
+            )
+        if version == SCHEMA_VERSION:
+            return
+    raise error(
+        f"{name}: schema_version is {version!r} where {SCHEMA_VERSION} is expected: "
+        f"save the {noun} again."
+    )
+
+
+def _validated(record: Any, text: str, name: str, noun: str, error: type[GradscopeError]) -> object:
+    from pydantic_core import ValidationError
+
+    try:
+        return _validator(record).validate_json(text, strict=True, extra="forbid")
+    except ValidationError as fault:
+        faults = fault.errors(include_url=False, include_context=False)
+    named = "; ".join(
+        f"{_place(one['loc'])}: {_said(one['type'], one['msg'])}" for one in faults[:_FAULTS_NAMED]
+    )
+    more = len(faults) - _FAULTS_NAMED
+    raise error(
+        f"{name} is not a {noun} of schema_version {SCHEMA_VERSION}: {named}"
+        f"{f'; and {more} more' if more > 0 else ''}. "
+        f"Correct it, or save the {noun} again."
+    )
+
+
+@cache
+def _validator(record: Any) -> SchemaValidator:
+    from pydantic import TypeAdapter
+    from pydantic_core import SchemaValidator, core_schema
+
+    def decoded(value: object) -> object:
+        return _NONFINITE.get(value, value) if isinstance(value, str) else value
+
+    def walked(node: Any) -> Any:
+        # A Value (str | int | float | bool) keeps its plain floats: there the string is a string.
+        if isinstance(node, dict):
+            if node.get("type") == "float":
+                return core_schema.no_info_before_validator_function(decoded, node)
+            if node.get("type") == "union":
+                return node
+            return {key: walked(value) for key, value in node.items()}
+        return [walked(each) for each in node] if isinstance(node, list) else node
+
+    built: CoreSchema = walked(TypeAdapter(record).core_schema)
+    return SchemaValidator(built)
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    """``findings[0].severity``: where in the file, as a person would write it."""
+    place = ""
+    for part in location:
+        place += f"[{part}]" if isinstance(part, int) else f".{part}" if place else part
+    return place or "the file"
+
+
+def _said(kind: str, message: str) -> str:
+    """The fault in words about JSON, not about Python's dataclasses."""
+    return {
+        "missing": "is missing",
+        "unexpected_keyword_argument": "is not a key that gradscope knows",
+        "dataclass_type": "should be an object",
+        "dataclass_exact_type": "should be an object",
+    }.get(kind, message[:1].lower() + message[1:])
+
+
+def _kind(value: object) -> str:
+    names = {list: "array", str: "string", bool: "boolean", type(None): "null"}
+    return names.get(type(value), "number")

@@ -1,0 +1,225 @@
+"""The view tree: what a reader sees, free of how it is drawn.
+
+``gradscope.reports.view`` builds one tree from a report; a renderer walks it. A renderer for a
+new format handles each kind of block below, and nothing about reports. Colour is never the only
+carrier of a meaning: a tone always comes with a symbol and a word, or with the number itself.
+
+Strings in the tree are plain text with control characters already made visible; each renderer
+escapes what its own format treats as markup.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+__all__ = [
+    "Block",
+    "Card",
+    "Cell",
+    "Chart",
+    "ChartKind",
+    "Code",
+    "Column",
+    "Document",
+    "Entry",
+    "Figure",
+    "Fold",
+    "Headline",
+    "Items",
+    "Line",
+    "Mark",
+    "Names",
+    "Paragraph",
+    "Section",
+    "Table",
+    "Tone",
+]
+
+
+class Tone(StrEnum):
+    """How a piece of text is meant."""
+
+    PLAIN = "plain"
+    GOOD = "good"
+    WARN = "warn"
+    BAD = "bad"
+    MUTED = "muted"
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A symbol and the word that says the same."""
+
+    symbol: str
+    word: str
+    tone: Tone
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """The verdict: a mark, one sentence, and the sentence that says why."""
+
+    mark: Mark
+    text: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Paragraph:
+    text: str
+    tone: Tone = Tone.PLAIN
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """A labelled list of names of sites, parameters or remedies, and how many are left out."""
+
+    label: str
+    names: tuple[str, ...]
+    more: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        title: of the column.
+        numeric: aligned to the right.
+        name: holds names from the model: set in monospace, shortened in the middle if need be.
+        optional: may be left out where there is little room.
+    """
+
+    title: str
+    numeric: bool = False
+    name: bool = False
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One value of a table; ``bar`` from 0 to 1 draws a bar of that length beside it."""
+
+    text: str
+    tone: Tone = Tone.PLAIN
+    bar: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    caption: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A term and what is said of it; a mark where it passed or failed."""
+
+    term: str
+    text: str
+    mark: Mark | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """Lines to copy."""
+
+    lines: tuple[str, ...]
+
+
+class ChartKind(StrEnum):
+    LINES = "lines"
+    COLUMNS = "columns"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One series of a chart; ``missing`` holds the x of values that cannot be drawn."""
+
+    name: str
+    tone: Tone
+    points: tuple[tuple[float, float], ...]
+    missing: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """Data to draw. ``summary`` says in words what the picture shows.
+
+    Attributes:
+        logarithmic: of the y axis; all y are then positive.
+        percent: y are shares from 0 to 1.
+    """
+
+    kind: ChartKind
+    title: str
+    summary: str
+    x_title: str
+    lines: tuple[Line, ...]
+    logarithmic: bool = False
+    percent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """Charts, and the table that says the same where nothing can be drawn.
+
+    Attributes:
+        folded: the table steps back where the charts are drawn.
+    """
+
+    charts: tuple[Chart, ...]
+    table: Table
+    folded: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """Something with a name of its own, such as a finding: a heading and what belongs to it."""
+
+    mark: Mark | None
+    label: str
+    title: str
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Detail behind a summary line.
+
+    A renderer that cannot unfold shows open folds whole and of closed ones the summary.
+    """
+
+    summary: str
+    blocks: tuple[Block, ...]
+    open: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of the report; ``folded`` ones step back where that is possible."""
+
+    title: str
+    blocks: tuple[Block, ...]
+    folded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """The whole report. ``title`` names the target and ``about`` says what it is."""
+
+    title: str
+    about: str
+    headline: Headline
+    sections: tuple[Section, ...]
+
+
+Block = Paragraph | Names | Table | Items | Code | Figure | Card | Fold
+"""What a section, a card or a fold may hold."""

@@ -1,0 +1,164 @@
+"""JSON round trips, validates against its schema, and is read strictly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+
+from gradscope.errors import PlanError, ReportError
+from gradscope.records import Report
+from gradscope.reports import read_json, read_plan, render_json, render_plan, schema
+
+REPORTS = ("demo", "healthy", "hostile", "huge")
+
+
+@pytest.fixture(params=REPORTS)
+def report(request: pytest.FixtureRequest) -> Report:
+    found: Report = request.getfixturevalue(request.param)
+    return found
+
+
+def test_every_report_round_trips(report: Report) -> None:
+    text = render_json(report)
+    # NaN is unequal to itself: the written forms are compared, and the rest as it is.
+    assert render_json(read_json(text, "report.json")) == text
+    assert read_json(text, "report.json").findings[:0] == ()
+
+
+def test_a_report_without_nan_is_read_as_it_was(healthy: Report) -> None:
+    assert read_json(render_json(healthy), "report.json") == healthy
+
+
+def test_every_report_validates_against_the_schema(report: Report) -> None:
+    jsonschema.Draft202012Validator.check_schema(schema())
+    jsonschema.Draft202012Validator(schema()).validate(json.loads(render_json(report)))
+
+
+def test_the_json_has_no_nan_and_keeps_the_order_of_the_fields(hostile: Report) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    raw = json.loads(render_json(hostile), parse_constant=refuse)
+    assert list(raw) == [
+        "schema_version",
+        "tool",
+        "target",
+        "environment",
+        "profile",
+        "findings",
+        "plan",
+        "verdict",
+        "skipped",
+        "refusals",
+    ]
+    assert raw["verdict"]["before"] == "NaN"
+    assert raw["verdict"]["after"] == "Infinity"
+
+
+def test_the_schema_forbids_other_keys_and_other_strings_for_numbers(healthy: Report) -> None:
+    validator = jsonschema.Draft202012Validator(schema())
+    raw = json.loads(render_json(healthy))
+    assert not validator.is_valid({**raw, "extra": 1})
+    raw["profile"]["losses"][0] = "NaN"
+    assert validator.is_valid(raw)
+    raw["profile"]["losses"][0] = "nan"
+    assert not validator.is_valid(raw)
+
+
+def test_a_file_name_that_is_not_utf8_is_spelled_out(healthy: Report) -> None:
+    target = replace(healthy.target, name="caf\udce9.py")
+    text = render_json(replace(healthy, target=target))
+    assert read_json(text, "report.json").target.name == "caf\\udce9.py"
+
+
+def test_a_plan_round_trips(demo: Report) -> None:
+    assert demo.plan is not None
+    text = render_plan(demo.plan)
+    assert list(json.loads(text)) == ["schema_version", "plan"]
+    assert read_plan(text, "plan.json") == demo.plan
+
+
+def edited(report: Report, edit: Callable[[dict[str, Any]], object]) -> str:
+    raw = json.loads(render_json(report))
+    edit(raw)
+    return json.dumps(raw)
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda raw: raw.update(extra=1), "extra: is not a key that gradscope knows"),
+        (lambda raw: raw.pop("target"), "target: is missing"),
+        (
+            lambda raw: raw["findings"][0].update(severity="bad"),
+            "findings[0].severity: input should be 'error', 'warning' or 'info'",
+        ),
+        (
+            lambda raw: raw["findings"][0]["evidence"]["variation_ratio"].update(value="1.5"),
+            "findings[0].evidence.variation_ratio.value: input should be a valid number",
+        ),
+        (lambda raw: raw["target"].update(parameters="9"), "target.parameters: input should be"),
+        (lambda raw: raw.update(tool=[]), "tool: should be an object"),
+        (lambda raw: raw.update(schema_version=99), "has schema_version 99 and this gradscope"),
+        (lambda raw: raw.update(schema_version="1"), "schema_version is '1' where 1 is expected"),
+        (lambda raw: raw.pop("schema_version"), "has no schema_version"),
+        (lambda raw: raw.pop("findings"), "is a plan, not a report"),
+    ],
+)
+def test_a_wrong_report_is_refused_with_its_place(
+    demo: Report, edit: Callable[[dict[str, Any]], object], said: str
+) -> None:
+    with pytest.raises(ReportError) as caught:
+        read_json(edited(demo, edit), "runs/report.json")
+    message = str(caught.value)
+    assert message.startswith("runs/report.json")
+    assert said in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "report.json is empty"),
+        ('{"a": 1,\n "b" 2}', "is not JSON (expected `:` at line 2 column 6)"),
+        ('{"a": NaN}', "is not JSON"),
+        ("[]", "holds a JSON array where a report is an object"),
+        ("[" * 100_000, "is not JSON"),
+        ('{"schema_version": 1}', "and 6 more"),
+        ('{"a": "\udc80"}', "is not JSON"),
+    ],
+)
+def test_what_is_no_report_is_refused_in_one_sentence(text: str, said: str) -> None:
+    with pytest.raises(ReportError) as caught:
+        read_json(text, "report.json")
+    assert said in str(caught.value)
+
+
+def test_a_wrong_plan_names_the_field(demo: Report) -> None:
+    assert demo.plan is not None
+    text = render_plan(demo.plan)
+    with pytest.raises(PlanError, match=r"plan\.prescriptions\[0\]\.changes\[0\]: input should"):
+        read_plan(text.replace('"structure"', '"everything"'), "plan.json")
+    with pytest.raises(PlanError, match=r"line 1 column"):
+        read_plan(text.replace("\n", "")[:40], "plan.json")
+    with pytest.raises(PlanError, match="is a report, not a plan"):
+        read_plan(render_json(demo), "report.json")
+    newer = text.replace('"schema_version": 1', '"schema_version": 2')
+    with pytest.raises(PlanError, match="schema_version 2"):
+        read_plan(newer, "plan.json")
+
+
+def test_parameters_keep_their_types(demo: Report) -> None:
+    assert demo.plan is not None
+    first = demo.plan.prescriptions[0]
+    values: dict[str, str | int | float | bool] = {"a": 1, "b": 1.0, "c": True, "d": "1"}
+    plan = replace(demo.plan, prescriptions=(replace(first, parameters=values),))
+    read = read_plan(render_plan(plan), "plan.json").prescriptions[0].parameters
+    assert [(value, type(value)) for value in read.values()] == [
+        (value, type(value)) for value in values.values()
+    ]
