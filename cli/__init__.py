@@ -1,0 +1,50 @@
+"""The command line: one file per command.
+
+Nothing here imports torch before a command runs, so that ``gradscope --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+import typer
+
+from gradscope.cli import demo, fix, remedy, rule, scan, schema
+from gradscope.errors import GradscopeError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="gradscope",
+    help="Finds where a model's gradient vanishes or explodes, says why, repairs it, and proves "
+    "that the repair helped.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (scan, fix, rule, remedy, schema, demo):
+    app.command(command.NAME)(command.run)
+
+
+@app.callback()
+def _options(
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Runs the command line and exits: 0 nothing found, 1 findings, 2 usage, 3 target failed."""
+    debug = "--debug" in sys.argv
+    try:
+        app()
+    except GradscopeError as error:
+        if debug:
+            traceback.print_exc()
+        typer.echo(f"gradscope: {error}", err=True)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        typer.echo("gradscope: interrupted", err=True)
+        sys.exit(130)

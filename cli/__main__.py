@@ -1,0 +1,5 @@
+"""``python -m gradscope.cli``, for ``torchrun -m``."""
+
+from gradscope.cli import main
+
+main()

@@ -1,0 +1,212 @@
+"""The options that ``scan`` and ``fix`` share, and what they stand for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gradscope.errors import UsageError
+from gradscope.records import Report, Severity, Status
+
+if TYPE_CHECKING:
+    from gradscope.subject import Subject
+
+__all__ = ["FailOn", "Format"]
+
+
+class FailOn(StrEnum):
+    """From which severity on findings make the exit status 1."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    NEVER = "never"
+
+    def counts(self, severity: Severity) -> bool:
+        return self is not FailOn.NEVER and severity.rank <= Severity(self.value).rank
+
+
+class Format(StrEnum):
+    """What a report can be written as."""
+
+    TEXT = "text"
+    JSON = "json"
+    HTML = "html"
+
+
+Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="TARGET",
+        help="A subject file (path/to/file.py), a module (package.module), or either with :NAME "
+        "for a function that builds the model.",
+    ),
+]
+Targets = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="TARGET...",
+        help="A subject file (path/to/file.py), a module (package.module), or either with :NAME "
+        "for a function that builds the model.",
+    ),
+]
+Model = Annotated[
+    str | None, typer.Option("--model", metavar="SPEC", help="Build the model with FILE.py:NAME.")
+]
+Data = Annotated[
+    str | None, typer.Option("--data", metavar="SPEC", help="Take batches from FILE.py:NAME.")
+]
+Loss = Annotated[
+    str | None,
+    typer.Option(
+        "--loss", metavar="SPEC", help="Compute the loss with FILE.py:NAME(output, batch)."
+    ),
+]
+InputShape = Annotated[
+    str | None,
+    typer.Option(
+        "--input-shape",
+        metavar="3,32,32",
+        help="Examine on random inputs of this shape, without the batch.",
+    ),
+]
+Steps = Annotated[
+    int, typer.Option("--steps", min=1, help="How many batches are passed to measure.")
+]
+Select = Annotated[
+    str | None,
+    typer.Option("--select", metavar="CODES", help="Run these rules only, such as GS1,GS201."),
+]
+Ignore = Annotated[
+    str | None, typer.Option("--ignore", metavar="CODES", help="Leave these rules out.")
+]
+Fail = Annotated[
+    FailOn, typer.Option("--fail-on", help="The severity from which the exit status is 1.")
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the weights and everything drawn.")]
+Device = Annotated[
+    str | None, typer.Option("--device", metavar="D", help="Such as cpu, cuda, cuda:1, mps.")
+]
+OutputFormat = Annotated[Format, typer.Option("--format", help="What the report is written as.")]
+Output = Annotated[
+    Path | None, typer.Option("--output", metavar="FILE", help="Write the report here.")
+]
+TrustPickle = Annotated[
+    bool,
+    typer.Option("--trust-pickle", help="Run the code in a pickled checkpoint. Only your own!"),
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+DEFAULT_STEPS = 8
+"""As gradscope.profile.DEFAULT_STEPS, which cannot be imported without torch; a test compares."""
+
+
+def codes(text: str | None) -> list[str] | None:
+    """The entries of a comma-separated list, None where there is no list."""
+    return None if text is None else [entry.strip() for entry in text.split(",") if entry.strip()]
+
+
+def exit_status(report: Report, fail_on: FailOn) -> int:
+    """What ``scan`` exits with."""
+    return int(any(fail_on.counts(finding.severity) for finding in report.findings))
+
+
+def fix_status(report: Report, fail_on: FailOn) -> int:
+    """What ``fix`` exits with: 0 when it is fixed, or nothing counts that would be to fix."""
+    settled = (Status.FIXED, Status.NOTHING_TO_FIX)
+    if report.verdict is not None and report.verdict.status in settled:
+        return 0
+    return exit_status(report, fail_on)
+
+
+def one(targets: list[str]) -> str:
+    """The only target.
+
+    Raises:
+        UsageError: there are several, which only checkpoints can be.
+    """
+    if len(targets) > 1:
+        raise UsageError(
+            f"{len(targets)} targets were given; subject files are scanned one at a time."
+        )
+    return targets[0]
+
+
+def refuse_trust_pickle(trusted: bool) -> None:
+    """No target of this version is a pickle.
+
+    Raises:
+        UsageError: ``--trust-pickle`` was given.
+    """
+    if trusted:
+        raise UsageError("--trust-pickle is for checkpoints, which this version does not read.")
+
+
+def subject_of(
+    target: str,
+    *,
+    model: str | None,
+    data: str | None,
+    loss: str | None,
+    input_shape: str | None,
+    device: str | None,
+) -> Subject:
+    """The subject that a target and the options beside it describe.
+
+    Raises:
+        UsageError: options contradict each other or cannot be read.
+        SubjectError: something they name does not exist.
+    """
+    from gradscope.subject import load_callable, load_subject, step_from_loss
+
+    _refuse_checkpoint(target)
+    subject = load_subject(model or target)
+    if model is not None:
+        subject = replace(subject, name=target)
+    if data is not None:
+        if input_shape is not None:
+            raise UsageError("--data and --input-shape exclude each other; give one of them.")
+        subject = replace(subject, build_data=load_callable(data, "build_data"))
+    if loss is not None:
+        subject = replace(subject, step=step_from_loss(load_callable(loss, "loss")))
+    if input_shape is not None:
+        from gradscope.synthetic import on_random_inputs
+
+        subject = on_random_inputs(subject, _shape(input_shape), has_loss=loss is not None)
+    return subject if device is None else subject.on(_device(device))
+
+
+_CHECKPOINTS = {".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".pt2"}
+
+
+def _refuse_checkpoint(target: str) -> None:
+    path = Path(target)
+    if path.suffix in _CHECKPOINTS or path.is_dir():
+        raise UsageError(
+            f"{target} looks like a checkpoint or a folder of them; this version examines "
+            "subject files only. Give a Python file that defines build_model(), build_data() and "
+            "loss(output, batch)."
+        )
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        shape = tuple(int(entry) for entry in text.split(","))
+    except ValueError:
+        shape = ()
+    if not shape or any(extent < 1 for extent in shape):
+        raise UsageError(f"--input-shape is {text!r}; write positive numbers such as 3,32,32.")
+    return shape
+
+
+def _device(name: str) -> str:
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {name} cannot be used here: {error}") from error
+    return name

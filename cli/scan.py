@@ -1,0 +1,53 @@
+"""``gradscope scan``: profile, diagnose, report."""
+
+from __future__ import annotations
+
+import typer
+
+from gradscope.cli import options
+from gradscope.cli.options import FailOn, Format
+
+NAME = "scan"
+
+
+def run(
+    targets: options.Targets,
+    model: options.Model = None,
+    data: options.Data = None,
+    loss: options.Loss = None,
+    input_shape: options.InputShape = None,
+    steps: options.Steps = options.DEFAULT_STEPS,
+    select: options.Select = None,
+    ignore: options.Ignore = None,
+    fail_on: options.Fail = FailOn.WARNING,
+    seed: options.Seed = 0,
+    device: options.Device = None,
+    form: options.OutputFormat = Format.TEXT,
+    output: options.Output = None,
+    trust_pickle: options.TrustPickle = False,
+    debug: options.Debug = False,
+) -> None:
+    """Find where the gradient of a model vanishes or explodes, and why.
+
+    Exits 0 when nothing at or above --fail-on was found, 1 when something was.
+    """
+    from gradscope.cli.progress import progress_bar
+    from gradscope.cli.writing import write
+    from gradscope.pipeline import scan
+
+    target = options.one(targets)
+    options.refuse_trust_pickle(trust_pickle)
+    subject = options.subject_of(
+        target, model=model, data=data, loss=loss, input_shape=input_shape, device=device
+    )
+    with progress_bar() as progress:
+        report = scan(
+            subject,
+            steps=steps,
+            seed=seed,
+            select=options.codes(select),
+            ignore=options.codes(ignore),
+            progress=progress,
+        )
+    write(report, form, output)
+    raise typer.Exit(options.exit_status(report, fail_on))
