@@ -1,6 +1,7 @@
 # make demo    find, repair and prove, on the shipped example (the first run installs into .venv)
 # make test    all tests
 # make check   format, lint, types, import layers, generated docs
+# make docs    writes the pages of rules and remedies from the code
 # make bench   the benchmarks
 # make clean   removes everything made here
 # Needs Python 3.11 or newer (PYTHON=python3.12 to choose), make, and a package index.
@@ -11,7 +12,7 @@ RUN_INSTALLED := .venv/installed-run
 DEV_INSTALLED := .venv/installed-dev
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench links clean
+.PHONY: demo test check docs bench links clean
 
 demo: $(RUN_INSTALLED)
 	$(BIN)/gradscope demo
@@ -24,8 +25,11 @@ check: $(DEV_INSTALLED) links
 	$(BIN)/ruff check .
 	$(BIN)/mypy build/links/gradscope
 	cd build/links && ../../$(BIN)/lint-imports --no-logo --config ../../pyproject.toml
-	@# Pages made from the code: docs/generate.py writes them, and --check fails if one is stale.
-	if [ -e docs/generate.py ]; then $(BIN)/python docs/generate.py --check; fi
+	$(BIN)/python docs/generate.py --check
+
+# The pages of docs/rules and docs/remedies are made from the code.
+docs: $(DEV_INSTALLED)
+	$(BIN)/python docs/generate.py
 
 bench: $(DEV_INSTALLED)
 	set -e; for file in tests/benchmarks/bench_*.py; do $(BIN)/python "$$file"; done

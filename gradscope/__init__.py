@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gradscope.prescribe import prescribe
     from gradscope.profile import profile
     from gradscope.records import Finding, Findings, Plan, Profile, Report, Verdict
+    from gradscope.reports import load_plan, load_report
     from gradscope.subject import Subject, load_subject
     from gradscope.verify import verify
 
@@ -42,6 +43,8 @@ __all__ = [
     "apply",
     "diagnose",
     "fix",
+    "load_plan",
+    "load_report",
     "load_subject",
     "prescribe",
     "profile",
@@ -62,6 +65,8 @@ _HOMES = {
     "apply": "patch",
     "diagnose": "diagnose",
     "fix": "pipeline",
+    "load_plan": "reports",
+    "load_report": "reports",
     "load_subject": "subject",
     "prescribe": "prescribe",
     "profile": "profile",

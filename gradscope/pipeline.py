@@ -10,7 +10,6 @@ from importlib import metadata
 import torch
 from torch import nn
 
-import gradscope
 from gradscope.diagnose import diagnose
 from gradscope.errors import SubjectError
 from gradscope.prescribe import prescribe
@@ -200,7 +199,7 @@ def _report(examination: _Examination, plan: Plan | None, verdict: Verdict | Non
         )
     return Report(
         schema_version=SCHEMA_VERSION,
-        tool=Tool("gradscope", gradscope.__version__),
+        tool=Tool("gradscope", metadata.version("torch-gradscope")),
         target=Target(
             subject.name,
             subject.kind,

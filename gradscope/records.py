@@ -141,6 +141,7 @@ class SiteProfile:
         forward_nonfinite, backward_nonfinite: how many elements were NaN or infinite.
         observations: samples times positions seen per unit, over all steps.
         dead: share of units that were never positive; None where the operator has no dead zone.
+        always_positive: share of units positive on every observation; None as ``dead``.
         saturated: share of units whose derivative was below 1 % of its maximum on at least 95 %
             of the observations; None where the operator is not bounded.
     """
@@ -160,6 +161,7 @@ class SiteProfile:
     backward_nonfinite: tuple[int, ...]
     observations: int
     dead: float | None
+    always_positive: float | None
     saturated: float | None
 
     @property

@@ -19,7 +19,8 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -288,6 +289,7 @@ def _load_module(spec: str) -> tuple[ModuleType, str | None]:
     location, _, name = spec.rpartition(":") if _has_name(spec) else (spec, "", "")
     if location.endswith(".py") or "/" in location or Path(location).exists():
         return _load_file(Path(location), spec), name or None
+    _importable_from(Path.cwd())
     try:
         return importlib.import_module(location), name or None
     except ModuleNotFoundError as error:
@@ -324,10 +326,7 @@ def _load_file(path: Path, spec: str) -> ModuleType:
     module_spec = importlib.util.spec_from_file_location(name, path)
     assert module_spec is not None and module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
-    # As `python file.py` would: what lies beside the file can be imported, also later.
-    folder = str(path.resolve().parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    _importable_from(path.resolve().parent)
     sys.modules[name] = module
     try:
         module_spec.loader.exec_module(module)
@@ -337,14 +336,16 @@ def _load_file(path: Path, spec: str) -> ModuleType:
     return module
 
 
+def _importable_from(folder: Path) -> None:
+    """What lies in ``folder`` can be imported, also later, as if Python had been started on it."""
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
 def _import_failed(spec: str, error: Exception) -> SubjectError:
-    line = ""
-    frames: Sequence[Any] = []
     if isinstance(error, SyntaxError):
         line = f" (line {error.lineno})"
-    elif error.__traceback__ is not None:
-        import traceback
-
+    else:
         frames = traceback.extract_tb(error.__traceback__)
         line = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return SubjectError(f"{spec} could not be imported: {type(error).__name__}: {error}{line}.")

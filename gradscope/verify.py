@@ -10,9 +10,11 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import torch
 from torch import nn
 
 from gradscope.comparison import Comparison, compare
@@ -52,6 +54,8 @@ _SELECTION_SEEDS = 2
 _TIMED_STEPS = 40
 _LEARNING_RATES = (0.3, 3.0, 10.0)
 _REPROFILED_SEEDS = 5
+# All threads are used where they make a step faster by this factor.
+_WORTH_THREADS = 1.25
 
 DO_NOTHING = "do-nothing"
 
@@ -149,26 +153,30 @@ class _Verification:
             Arm(f"{DO_NOTHING}, learning rate x{factor:g}", learning_rate_factor=factor)
             for factor in _LEARNING_RATES
         ]
-        steps = self._affordable_steps(len(candidates) + len(rates))
-        winner, rate = self._select(candidates, rates, steps)
-        others = [arm for arm in candidates if arm is not winner]
-        arms = [Arm(DO_NOTHING), winner, rate]
-        if others:
-            arms.append(others[self._seed % len(others)])
-        runs = self._match(arms, steps)
+        with _fastest_threads(self._seconds_per_step) as seconds:
+            steps = self._affordable_steps(len(candidates) + len(rates), seconds)
+            winner, rate = self._select(candidates, rates, steps)
+            others = [arm for arm in candidates if arm is not winner]
+            arms = [Arm(DO_NOTHING), winner, rate]
+            if others:
+                arms.append(others[self._seed % len(others)])
+            runs = self._match(arms, steps)
         return self._judge(winner, rate, runs)
 
-    def _affordable_steps(self, arms: int) -> int:
-        """Steps of a full trial, from the time that a few of them take."""
+    def _seconds_per_step(self) -> float:
         running = Running(self._subject, Arm(DO_NOTHING), self._seed)
         taken = []
         for step in range(1, _TIMED_STEPS + 1):
             start = time.monotonic()
             running.advance(step)
             taken.append(time.monotonic() - start)
-        # The median: the first steps warm up, and a busy machine delays some. Remedies add work
-        # to a step; how much is not known yet.
-        seconds = 1.3 * statistics.median(taken)
+        # The median: the first steps warm up, and a busy machine delays some.
+        return statistics.median(taken)
+
+    def _affordable_steps(self, arms: int, seconds: float) -> int:
+        """Steps of a full trial, given what one takes with nothing changed."""
+        # Remedies add work to a step; how much is not known yet.
+        seconds *= 1.3
         selection = _SELECTION_SEEDS * (0.375 * arms + 1)
 
         def affordable(seeds: int) -> int:
@@ -369,6 +377,26 @@ class _Verification:
 
     def _score(self, trial: Trial) -> float:
         return self._sign * trial.metric if math.isfinite(trial.metric) else -math.inf
+
+
+@contextmanager
+def _fastest_threads(seconds_per_step: Callable[[], float]) -> Iterator[float]:
+    """Sets how many threads torch uses on the CPU by trying; yields the seconds of a step.
+
+    Small models run as fast on one thread, and much faster where other processes want the cores
+    too: threads that wait for each other then wait for the scheduler.
+    """
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = seconds_per_step()
+        torch.set_num_threads(threads)
+        many = seconds_per_step() if threads > 1 else one
+        if many * _WORTH_THREADS > one:
+            torch.set_num_threads(1)
+        yield min(one, many)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _best_half(arms: Sequence[Arm], scores: dict[Arm, float]) -> list[Arm]:

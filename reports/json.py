@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from gradscope.errors import GradscopeError, PlanError, ReportError
@@ -22,7 +23,15 @@ from gradscope.reports.wording import each_string
 if TYPE_CHECKING:
     from pydantic_core import CoreSchema, SchemaValidator
 
-__all__ = ["read_json", "read_plan", "render_json", "render_plan", "schema"]
+__all__ = [
+    "load_plan",
+    "load_report",
+    "read_json",
+    "read_plan",
+    "render_json",
+    "render_plan",
+    "schema",
+]
 
 _NONFINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 _FAULTS_NAMED = 3
@@ -45,6 +54,33 @@ def render_json(report: Report) -> str:
 def render_plan(plan: Plan) -> str:
     """The plan as indented JSON: ``{"schema_version": 1, "plan": {...}}``."""
     return _written(PlanFile(SCHEMA_VERSION, plan))
+
+
+def load_report(path: str | Path) -> Report:
+    """The report saved in a file.
+
+    Raises:
+        ReportError: it cannot be read, or is no report of this version.
+    """
+    return read_json(_content(path, ReportError), str(path))
+
+
+def load_plan(path: str | Path) -> Plan:
+    """The plan saved in a file, to be passed to ``gradscope.apply``.
+
+    Raises:
+        PlanError: it cannot be read, or is no plan of this version.
+    """
+    return read_plan(_content(path, PlanError), str(path))
+
+
+def _content(path: str | Path, error: type[GradscopeError]) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as reason:
+        raise error(f"{path} cannot be read: {reason.strerror}.") from reason
+    except UnicodeDecodeError as reason:
+        raise error(f"{path} is not a text file; give the JSON that gradscope wrote.") from reason
 
 
 def read_json(text: str, name: str) -> Report:

@@ -202,7 +202,7 @@ def _table(readings: list[list[_Reading]], before: Profile) -> Table:
             Cell(number(site.backward), bar=bar(site.backward)),
         ]
         if later:
-            match = later.get(site.name)
+            match = _same_site(site.name, later)
             row.append(
                 Cell(number(match.backward), Tone.GOOD, bar(match.backward))
                 if match
@@ -222,6 +222,14 @@ def _table(readings: list[list[_Reading]], before: Profile) -> Table:
         f"Input to output; medians of {count(before.steps, 'step')}; bars on a log scale from "
         f"{number(10**low)} to {number(10**high)}.{thinned}",
     )
+
+
+def _same_site(name: str, later: dict[str, _Reading]) -> _Reading | None:
+    """The reading after the repair; a site that a repair wrapped has its name as a prefix now."""
+    if name in later:
+        return later[name]
+    wrapped = [reading for other, reading in later.items() if other.startswith(f"{name}.")]
+    return wrapped[0] if len(wrapped) == 1 else None
 
 
 def _thinned(sites: list[_Reading]) -> list[_Reading]:

@@ -26,6 +26,7 @@ DEFAULT_STEPS = 8
 # Units are called dead or saturated over this many samples times positions; where the steps show
 # fewer, further batches are passed forward, as far as there are any.
 _OBSERVATIONS = 2000
+_FURTHER_BATCHES = 64
 
 
 def profile(
@@ -153,7 +154,7 @@ def _measure(
     drawn = list(itertools.islice(batches, steps))
     for batch in itertools.islice(itertools.cycle(drawn), steps):
         model.zero_grad(set_to_none=True)
-        with torch.enable_grad(), observer.step():
+        with torch.enable_grad(), observer.step(batch_size(batch)):
             loss = step(model, batch)
             if loss.requires_grad:
                 _backward(loss, model)
@@ -164,10 +165,10 @@ def _measure(
             moved = updates.measured_update(optimizer, [parameter for _, parameter in named])
             for ratio, value in zip(ratios, statistics.to_floats(moved), strict=True):
                 ratio.append(value)
-    for batch in batches:
+    for batch in itertools.islice(batches, _FURTHER_BATCHES):
         if observer.fewest_observations() >= _OBSERVATIONS:
             break
-        with torch.no_grad(), observer.step(counting_only=True):
+        with torch.no_grad(), observer.step(batch_size(batch), counting_only=True):
             step(model, batch)
     sites = observer.profiles()
     if all(site.shape[0] < 2 for site in sites):

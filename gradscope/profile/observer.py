@@ -41,7 +41,8 @@ class _Site:
     is_output: bool = False
     series: dict[tuple[str, int], float] = field(default_factory=dict)
     observations: int = 0
-    alive: Tensor | None = None
+    ever_positive: Tensor | None = None
+    always_positive: Tensor | None = None
     saturated: Tensor | None = None
 
 
@@ -60,8 +61,8 @@ class Observer:
         self.input_variation: list[float] = []
 
     @contextmanager
-    def step(self, *, counting_only: bool = False) -> Iterator[None]:
-        """Observes one forward and backward pass.
+    def step(self, samples: int, *, counting_only: bool = False) -> Iterator[None]:
+        """Observes one forward and backward pass of a batch of ``samples``.
 
         With ``counting_only`` it adds to what is counted over units (dead, saturated) alone, and
         is no step of the series.
@@ -69,7 +70,7 @@ class Observer:
         self._counting_only = counting_only
         self._uses: dict[str, int] = {}
         self._channel_axis = -1
-        self._samples = 1
+        self._samples = samples
         self._inputs_seen = False
         # Handed from a bounded activation's pre-hook to its forward hook.
         self._saturated_now: Tensor | None = None
@@ -102,7 +103,7 @@ class Observer:
         counted = (
             site.observations
             for site in self._sites.values()
-            if site.alive is not None or site.saturated is not None
+            if site.ever_positive is not None or site.saturated is not None
         )
         return min(counted, default=sys.maxsize)
 
@@ -151,7 +152,6 @@ class Observer:
         first = next(tensors_in((args, kwargs)), None)
         if first is None or first.ndim == 0:
             return
-        self._samples = first.shape[0]
         if first.is_floating_point() and not self._counting_only:
             self.input_variation.append(float(statistics.variation(first)))
 
@@ -174,8 +174,11 @@ class Observer:
             self._note(site, "forward_nonfinite", statistics.nonfinite(y))
         site.observations += y.numel() // max(1, y.shape[axis])
         if role is Role.ACTIVATION and has_dead_zone(module):
-            alive = statistics.units_first(y, axis).amax(dim=1) > 0
-            site.alive = alive if site.alive is None else site.alive | alive
+            rows = statistics.units_first(y, axis)
+            ever, always = rows.amax(dim=1) > 0, rows.amin(dim=1) > 0
+            if site.ever_positive is not None and site.always_positive is not None:
+                ever, always = ever | site.ever_positive, always & site.always_positive
+            site.ever_positive, site.always_positive = ever, always
         now, self._saturated_now = self._saturated_now, None
         if now is not None:
             count = statistics.units_first(now.reshape(y.shape), axis).sum(dim=1)
@@ -207,11 +210,12 @@ class Observer:
         def counts(what: str) -> tuple[int, ...]:
             return tuple(int(site.series.get((what, step), 0)) for step in range(self._steps))
 
-        dead = None if site.alive is None else 1 - float(site.alive.double().mean())
+        dead = None if site.ever_positive is None else 1 - _share(site.ever_positive)
+        always_positive = None if site.always_positive is None else _share(site.always_positive)
         saturated = None
         if site.saturated is not None:
             limit = _SATURATED_OBSERVATIONS * site.observations
-            saturated = float((site.saturated >= limit).double().mean())
+            saturated = _share(site.saturated >= limit)
         return SiteProfile(
             name=site.name,
             role=site.role,
@@ -228,5 +232,11 @@ class Observer:
             backward_nonfinite=counts("backward_nonfinite"),
             observations=site.observations,
             dead=dead,
+            always_positive=always_positive,
             saturated=saturated,
         )
+
+
+def _share(mask: Tensor) -> float:
+    """The share of units for which a mask of units holds."""
+    return float(mask.double().mean())

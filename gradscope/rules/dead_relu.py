@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from gradscope.records import Finding, Measure, Profile, Severity, Skipped
+from gradscope.records import Finding, Measure, Profile, Severity, SiteProfile, Skipped
 from gradscope.rules import Rule, limit
 from gradscope.rules.subjects import perceptron, random_subject
 from gradscope.subject import Subject
@@ -16,8 +16,10 @@ __all__ = ["DeadReLU", "Limits"]
 
 @dataclass(frozen=True)
 class Limits:
-    warning: float = limit(0.2, "share of a site's units", "design")
-    error: float = limit(0.5, "share of a site's units", "design")
+    """Dead units are counted less the units that are always positive."""
+
+    warning: float = limit(0.5, "share of a site's units", "docs/decisions/0009-default-limits.md")
+    error: float = limit(0.8, "share of a site's units", "docs/decisions/0009-default-limits.md")
     observations: float = limit(2000, "samples times positions", "design")
 
 
@@ -27,7 +29,10 @@ class DeadReLU(Rule[Limits]):
     ## What it does
     Counts at each ReLU the units (features of a linear layer, channels of a convolution) whose
     output was zero on every sample and position of several batches. Single zeros are normal:
-    about half of a ReLU's elements are. It fires above the limit at any one site.
+    about half of a ReLU's elements are. From the share of dead units it takes the share of
+    units that are always positive: where samples hardly differ yet, as deep in a fresh network,
+    every unit is one or the other, by the toss of a coin, and the two are equally many. It fires
+    above the limit at any one site.
 
     ## Why it is bad
     Where a ReLU's input is negative its derivative is zero. A unit for which that holds on all
@@ -49,33 +54,34 @@ class DeadReLU(Rule[Limits]):
     explained_by = ("GS401",)
 
     def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
-        candidates = [(site, site.dead) for site in profile.sites if site.dead is not None]
-        seen = [
-            (site, dead) for site, dead in candidates if site.observations >= limits.observations
-        ]
+        candidates = [site for site in profile.sites if site.dead is not None]
+        seen = [site for site in candidates if site.observations >= limits.observations]
         if candidates and not seen:
-            most = max(site.observations for site, _ in candidates)
+            most = max(site.observations for site in candidates)
             return Skipped(
                 self.code,
                 f"units were seen on {most} samples and positions, "
                 f"{limits.observations:g} are needed; give more batches",
             )
-        faulty = [(site, dead) for site, dead in seen if dead > limits.warning]
+        faulty = [site for site in seen if _excess(site) > limits.warning]
         if not faulty:
             return None
-        worst, share = max(faulty, key=lambda pair: pair[1])
-        severe = share > limits.error
+        worst = max(faulty, key=_excess)
+        severe = _excess(worst) > limits.error
         bound = limits.error if severe else limits.warning
         return self.finding(
             Severity.ERROR if severe else Severity.WARNING,
-            [site.name for site, _ in faulty],
-            f"{share:.0%} of the {worst.units} units at {worst.name} are never positive "
-            f"(limit {bound:.0%}); {len(faulty)} of {len(seen)} ReLU sites are affected.",
+            [site.name for site in faulty],
+            f"{worst.dead:.0%} of the {worst.units} units at {worst.name} are never positive, "
+            f"{worst.always_positive:.0%} always: further apart than {bound:.0%}; {len(faulty)} of "
+            f"{len(seen)} ReLU sites are affected.",
             {
-                "dead units, worst site": Measure(share, bound, profile.source),
+                "dead less always positive units, worst site": Measure(
+                    _excess(worst), bound, profile.source
+                ),
                 "dead units, all sites": Measure(
-                    sum(dead * site.units for site, dead in seen)
-                    / sum(site.units for site, _ in seen),
+                    sum((site.dead or 0.0) * site.units for site in seen)
+                    / sum(site.units for site in seen),
                     None,
                     profile.source,
                 ),
@@ -101,3 +107,8 @@ class DeadReLU(Rule[Limits]):
             "ReLU layers with biases of 0",
             lambda: perceptron(nn.ReLU, layers=3, initialise=initialise),
         )
+
+
+def _excess(site: SiteProfile) -> float:
+    """The share of units never positive less the share of units always positive."""
+    return (site.dead or 0.0) - (site.always_positive or 0.0)

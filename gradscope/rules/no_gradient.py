@@ -47,6 +47,8 @@ class NoGradient(Rule[Limits]):
     explained_by = ("GS401", "GS201")
 
     def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
+        if not any(profile.losses):
+            return Skipped(self.code, "the loss is exactly zero, so there is nothing to learn")
         eligible = [
             parameter
             for parameter in profile.parameters

@@ -75,6 +75,7 @@ def site(
         backward_nonfinite=(0,) * STEPS,
         observations=64 * STEPS,
         dead=dead,
+        always_positive=None if dead is None else 0.0,
         saturated=saturated,
     )
 

@@ -1,0 +1,110 @@
+"""Writes docs/rules and docs/remedies from the code; with --check, fails where they are stale."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from gradscope import registry
+from gradscope.rules import describe_limits, summary
+
+DOCS = Path(__file__).parent
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if stale")
+    check = parser.parse_args().check
+    pages = dict(rule_pages()) | dict(remedy_pages())
+    present = {path for folder in ("rules", "remedies") for path in (DOCS / folder).glob("*.md")}
+    stale = [
+        path
+        for path, text in pages.items()
+        if path not in present or path.read_text(encoding="utf-8") != text
+    ] + sorted(present - set(pages))
+    if check:
+        for path in stale:
+            print(f"{path.relative_to(DOCS.parent)} is stale; run make docs", file=sys.stderr)
+        return int(bool(stale))
+    for path in present - set(pages):
+        path.unlink()
+    for path, text in pages.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return 0
+
+
+def rule_pages() -> Iterator[tuple[Path, str]]:
+    rules = registry.rules().values()
+    yield (
+        DOCS / "rules" / "index.md",
+        "# Rules\n\n"
+        + table(
+            ("code", "rule", "what is wrong"),
+            [(rule.code, f"[{rule.name}]({rule.name}.md)", summary(rule)) for rule in rules],
+        ),
+    )
+    for rule in rules:
+        limits = [
+            (name, f"{value:g}", unit, source)
+            for name, value, unit, source in describe_limits(rule.limits)
+        ]
+        treated_by = [
+            f"[{remedy.name}](../remedies/{remedy.name}.md)"
+            for remedy in registry.remedies().values()
+            if rule.code in remedy.treats
+        ]
+        yield (
+            DOCS / "rules" / f"{rule.name}.md",
+            f"# {rule.code} {rule.name}\n\n{page(rule)}\n\n## Limits\n\n"
+            + table(("limit", "value", "unit", "source"), limits)
+            + f"\nExplained by: {', '.join(rule.explained_by) or 'no other rule'}.\n"
+            + f"Remedies: {', '.join(treated_by) or 'none yet'}.\n",
+        )
+
+
+def remedy_pages() -> Iterator[tuple[Path, str]]:
+    remedies = registry.remedies().values()
+    yield (
+        DOCS / "remedies" / "index.md",
+        "# Remedies\n\n"
+        + table(
+            ("remedy", "changes", "treats", "what it does"),
+            [
+                (
+                    f"[{remedy.name}]({remedy.name}.md)",
+                    ", ".join(change.value for change in remedy.changes),
+                    ", ".join(remedy.treats),
+                    summary(remedy),
+                )
+                for remedy in remedies
+            ],
+        ),
+    )
+    for remedy in remedies:
+        parameters = (
+            "\n\n## Parameters\n\n"
+            + table(("parameter", "meaning"), list(remedy.parameters.items()))
+            if remedy.parameters
+            else "\n"
+        )
+        yield (
+            DOCS / "remedies" / f"{remedy.name}.md",
+            f"# {remedy.name}\n\n{page(remedy)}{parameters}",
+        )
+
+
+def page(documented: object) -> str:
+    return inspect.cleandoc(type(documented).__doc__ or "")
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
