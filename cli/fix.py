@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -69,15 +71,18 @@ def run(
     Exits 0 when it is fixed or nothing is to fix, 1 otherwise.
     """
     from gradscope.cli.progress import progress_bar
-    from gradscope.cli.writing import make_folder, write
+    from gradscope.cli.writing import check_writable, write
     from gradscope.pipeline import repair
 
     options.refuse_trust_pickle(trust_pickle)
-    subject = options.subject_of(
-        target, model=model, data=data, loss=loss, input_shape=input_shape, device=device
-    )
-    make_folder(out)
-    with progress_bar() as progress:
+    check_writable(out, folder=True)
+    if output is not None:
+        check_writable(output, folder=False)
+    # stdout is the report's alone: what the subject's code prints goes where progress goes.
+    with redirect_stdout(sys.stderr), progress_bar() as progress:
+        subject = options.subject_of(
+            target, model=model, data=data, loss=loss, input_shape=input_shape, device=device
+        )
         result = repair(
             subject,
             unsafe=unsafe,
@@ -102,6 +107,7 @@ def written(result: Repair, out: Path) -> str:
     from gradscope.reports import render_html, render_json, render_plan
 
     report = result.report
+    out.mkdir(parents=True, exist_ok=True)
     write_file(out / "report.html", render_html(report))
     write_file(out / "report.json", render_json(report))
     write_file(out / "plan.json", render_plan(report.plan or Plan()))

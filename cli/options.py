@@ -105,8 +105,17 @@ DEFAULT_STEPS = 8
 
 
 def codes(text: str | None) -> list[str] | None:
-    """The entries of a comma-separated list, None where there is no list."""
-    return None if text is None else [entry.strip() for entry in text.split(",") if entry.strip()]
+    """The entries of a comma-separated list, None where there is no list.
+
+    Raises:
+        UsageError: the list is empty.
+    """
+    if text is None:
+        return None
+    entries = [entry.strip() for entry in text.split(",") if entry.strip()]
+    if not entries:
+        raise UsageError(f"{text!r} names no rule; give codes such as GS1,GS201.")
+    return entries
 
 
 def exit_status(report: Report, fail_on: FailOn) -> int:
@@ -160,12 +169,11 @@ def subject_of(
         UsageError: options contradict each other or cannot be read.
         SubjectError: something they name does not exist.
     """
-    from gradscope.subject import load_callable, load_subject, step_from_loss
+    from gradscope.loading import load_callable, load_subject
+    from gradscope.subject import step_from_loss
 
     _refuse_checkpoint(target)
-    subject = load_subject(model or target)
-    if model is not None:
-        subject = replace(subject, name=target)
+    subject = load_subject(target, model)
     if data is not None:
         if input_shape is not None:
             raise UsageError("--data and --input-shape exclude each other; give one of them.")
@@ -206,7 +214,8 @@ def _device(name: str) -> str:
     import torch
 
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {name} cannot be used here: {error}") from error
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"--device {name} cannot be used here: {reason:.200}") from error
     return name

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
+
 import typer
 
 from gradscope.cli import options
@@ -32,15 +35,18 @@ def run(
     Exits 0 when nothing at or above --fail-on was found, 1 when something was.
     """
     from gradscope.cli.progress import progress_bar
-    from gradscope.cli.writing import write
+    from gradscope.cli.writing import check_writable, write
     from gradscope.pipeline import scan
 
     target = options.one(targets)
     options.refuse_trust_pickle(trust_pickle)
-    subject = options.subject_of(
-        target, model=model, data=data, loss=loss, input_shape=input_shape, device=device
-    )
-    with progress_bar() as progress:
+    if output is not None:
+        check_writable(output, folder=False)
+    # stdout is the report's alone: what the subject's code prints goes where progress goes.
+    with redirect_stdout(sys.stderr), progress_bar() as progress:
+        subject = options.subject_of(
+            target, model=model, data=data, loss=loss, input_shape=input_shape, device=device
+        )
         report = scan(
             subject,
             steps=steps,

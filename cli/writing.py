@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 from gradscope.cli.options import Format
 from gradscope.errors import UsageError
 from gradscope.records import Report
 
-__all__ = ["make_folder", "write", "write_file"]
+__all__ = ["check_writable", "write", "write_file"]
 
 
 def write(report: Report, form: Format, output: Path | None) -> None:
@@ -47,19 +46,21 @@ def rendered(report: Report, form: Format) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
-def make_folder(folder: Path) -> Path:
-    """Makes a folder for results.
+def check_writable(path: Path, *, folder: bool) -> None:
+    """Refuses, before any work is done, a place where the result could not be written.
 
     Raises:
-        UsageError: it cannot be made or written to.
+        UsageError: it cannot.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{folder} cannot be made a folder: {error.strerror}.") from error
-    if not os.access(folder, os.W_OK):
-        raise UsageError(f"{folder} is not writable; choose another folder.")
-    return folder
+    if path.exists() and path.is_dir() is not folder:
+        raise UsageError(f"{path} is {'a file' if folder else 'a folder'}; choose another name.")
+    place = path if folder else path.parent
+    while folder and not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise UsageError(f"{path} cannot be written: {place} is no folder.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UsageError(f"{path} is not writable; choose another place.")
 
 
 def write_file(path: Path, content: str | bytes) -> None:
@@ -69,10 +70,10 @@ def write_file(path: Path, content: str | bytes) -> None:
         UsageError: it cannot be written.
     """
     data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
-            file.write(data)
-        Path(file.name).chmod(0o644)
-        Path(file.name).replace(path)
+        temporary.write_bytes(data)
+        temporary.replace(path)
     except OSError as error:
+        temporary.unlink(missing_ok=True)
         raise UsageError(f"{path} cannot be written: {error.strerror}.") from error

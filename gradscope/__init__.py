@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gradscope.diagnose import diagnose
     from gradscope.errors import GradscopeError
+    from gradscope.loading import load_subject
     from gradscope.patch import Patch, apply
     from gradscope.pipeline import fix, scan
     from gradscope.prescribe import prescribe
     from gradscope.profile import profile
     from gradscope.records import Finding, Findings, Plan, Profile, Report, Verdict
     from gradscope.reports import load_plan, load_report
-    from gradscope.subject import Subject, load_subject
+    from gradscope.subject import Subject
     from gradscope.verify import verify
 
 __version__ = "0.1.0.dev0"
@@ -67,7 +68,7 @@ _HOMES = {
     "fix": "pipeline",
     "load_plan": "reports",
     "load_report": "reports",
-    "load_subject": "subject",
+    "load_subject": "loading",
     "prescribe": "prescribe",
     "profile": "profile",
     "scan": "pipeline",

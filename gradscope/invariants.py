@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from gradscope.batches import Batch, tensors_in
 from gradscope.patch import apply
-from gradscope.profile.preserve import preserved
+from gradscope.profile.preserve import preserved, same_bits
 from gradscope.records import Change, Invariant, Plan
-from gradscope.subject import Batch, tensors_in
 
 __all__ = ["check_invariants"]
 
@@ -83,14 +83,7 @@ def _observed(model: nn.Module, step: _Step, batch: Batch) -> dict[str, dict[str
 
 
 def _same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    """Same names in the same order, same types and shapes, same bits."""
+    """Same names in the same order, same bits."""
     return list(one) == list(other) and all(
-        left.dtype == right.dtype
-        and left.shape == right.shape
-        and torch.equal(_bytes(left), _bytes(right))
-        for left, right in zip(one.values(), other.values(), strict=True)
+        same_bits(left, right) for left, right in zip(one.values(), other.values(), strict=True)
     )
-
-
-def _bytes(tensor: Tensor) -> Tensor:
-    return tensor.reshape(-1).view(torch.uint8)

@@ -94,5 +94,16 @@ def _apply_one(model: nn.Module, prescription: Prescription, number: int) -> Und
             f"Prescription {number} ({remedy.name}) has no parameter {min(unknown)!r}; "
             f"it has {', '.join(remedy.parameters) or 'none'}."
         )
+    if set(prescription.changes) != set(remedy.changes):
+        raise PlanError(
+            f"Prescription {number} ({remedy.name}) says that it changes "
+            f"{', '.join(prescription.changes) or 'nothing'}; it changes "
+            f"{', '.join(remedy.changes)}."
+        )
+    repeated = [site for site in prescription.sites if prescription.sites.count(site) > 1]
+    if repeated:
+        raise PlanError(f"Prescription {number} ({remedy.name}) names {repeated[0]!r} twice.")
+    # Refuses settings of the training now, not when a training starts.
+    remedy.retrain(Training(torch.optim.SGD), prescription)
     with torch.no_grad():
         return remedy.apply(model, prescription)

@@ -10,8 +10,8 @@ from importlib import metadata
 import torch
 from torch import nn
 
+from gradscope import registry
 from gradscope.diagnose import diagnose
-from gradscope.errors import SubjectError
 from gradscope.prescribe import prescribe
 from gradscope.profile import DEFAULT_STEPS, profile_steps
 from gradscope.randomness import preserved_randomness, seed_everything
@@ -28,7 +28,7 @@ from gradscope.records import (
     Verdict,
 )
 from gradscope.subject import Subject
-from gradscope.verify import DEFAULT_BUDGET, Progress, verify
+from gradscope.verify import DEFAULT_BUDGET, Progress, check_options, verify
 
 __all__ = ["Repair", "fix", "repair", "scan"]
 
@@ -131,12 +131,14 @@ def repair(
         TargetError: the subject cannot be loaded or run.
         UsageError: an argument is out of range or names nothing that exists.
     """
+    check_options(budget, seeds)
+    only = tuple(registry.remedy(name).name for name in only)
     examination = _examine(subject, steps, seed, select, ignore, progress)
     findings = examination.findings
     if not any(finding.severity is not Severity.INFO for finding in findings):
         verdict = Verdict(Status.NOTHING_TO_FIX, "Nothing is wrong that a remedy treats.")
         return Repair(_report(examination, None, verdict), None)
-    plan = prescribe(findings, examination.model, unsafe=unsafe, only=tuple(only))
+    plan = prescribe(findings, examination.model, unsafe=unsafe, only=only)
     if not plan.prescriptions:
         verdict = Verdict(
             Status.NO_EFFECT,
@@ -166,18 +168,13 @@ def _examine(
     ignore: Iterable[str] | None,
     progress: Progress | None,
 ) -> _Examination:
-    if subject.build_data is None:
-        raise SubjectError(
-            f"{subject.name} comes without data; give --data FILE.py:NAME, or --input-shape to "
-            "examine it on random inputs."
-        )
     if progress is not None:
         progress(f"profiling {subject.name}", 0.0)
     with preserved_randomness(seed):
         model = subject.build_model()
         # Data that depends on the seed must not depend on how much the model drew.
         seed_everything(seed)
-        batches = subject.build_data()
+        batches = subject.data()
     profile = profile_steps(
         model,
         batches,

@@ -10,9 +10,13 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from gradscope.errors import UsageError
+
 __all__ = ["RandomStream", "preserved_randomness", "seed_everything"]
 
 T = TypeVar("T")
+
+_SEEDS = 2**63
 
 
 def _capture() -> Callable[[], None]:
@@ -32,7 +36,13 @@ def _capture() -> Callable[[], None]:
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds Python's, NumPy's and torch's global generators (every device's) with ``seed``."""
+    """Seeds Python's, NumPy's and torch's global generators (every device's) with ``seed``.
+
+    Raises:
+        UsageError: the seed is out of their range.
+    """
+    if not -_SEEDS <= seed < _SEEDS:
+        raise UsageError(f"The seed is {seed}; it must fit into 64 bits.")
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
     torch.manual_seed(seed)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,21 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradscope.errors import ModelError
+from gradscope.batches import Batch
+from gradscope.checked import backward, call, checked_step, make_optimizer, one_line, update
+from gradscope.errors import GradscopeError, ModelError
 from gradscope.patch import apply
+from gradscope.profile.preserve import preserved
 from gradscope.randomness import RandomStream, preserved_randomness
 from gradscope.records import Plan, Trial
 from gradscope.remedies import Training
-from gradscope.subject import Batch, Subject, checked_loss
+from gradscope.subject import Subject
 
 __all__ = ["Arm", "Running", "evaluate", "higher_is_better", "training_of"]
 
 _CURVE_POINTS = 40
 _LOSS_BATCHES = 16
-# Where a metric's name has one of these in it, less is better.
-_LESS_IS_BETTER = (
-    "loss", "error", "mse", "mae", "rmse", "nll", "perplexity", "ppl", "deviation", "regret",
-)  # fmt: skip
+# Where a metric's name has one of these words in it, less is better.
+_LESS_IS_BETTER = {"mse", "mae", "rmse", "nll", "perplexity", "ppl", "deviation", "regret"}
+_LESS_IS_BETTER_ENDINGS = ("loss", "error", "errors")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +50,10 @@ def training_of(subject: Subject) -> Training:
 
 def higher_is_better(metric: str) -> bool:
     """Whether a metric of that name is one to be large, such as an accuracy."""
-    return not any(word in metric.lower() for word in _LESS_IS_BETTER)
+    words = re.findall("[a-z]+", metric.lower())
+    return not any(
+        word in _LESS_IS_BETTER or word.endswith(_LESS_IS_BETTER_ENDINGS) for word in words
+    )
 
 
 def evaluate(subject: Subject, model: nn.Module) -> tuple[str, float]:
@@ -55,27 +62,30 @@ def evaluate(subject: Subject, model: nn.Module) -> tuple[str, float]:
     Raises:
         ModelError: ``evaluate`` failed or returned something else than numbers by name.
     """
-    with preserved_randomness(0):
+    # Also the modes: an evaluate() that leaves the model in eval mode must not stop its training.
+    with preserved(model, seed=0):
         if subject.evaluate is None:
             return "loss", _mean_loss(subject, model)
+        metrics = call(subject.evaluate, model, where=f"evaluate() of {subject.name}")
         try:
-            name, value = next(iter(subject.evaluate(model).items()))
+            name, value = next(iter(metrics.items()))
             return str(name), float(value)
-        except Exception as error:
+        except (AttributeError, StopIteration, TypeError, ValueError) as error:
             raise ModelError(
                 f"evaluate() of {subject.name} must return numbers by name, such as "
-                f"{{'accuracy': 0.9}}; it failed with {type(error).__name__}: {error}"
+                f"{{'accuracy': 0.9}}; it returned {metrics!r:.80}."
             ) from error
 
 
 @torch.no_grad()
 def _mean_loss(subject: Subject, model: nn.Module) -> float:
-    assert subject.build_data is not None
     model.eval()
-    losses = []
-    for batch, _ in zip(subject.build_data(), range(_LOSS_BATCHES), strict=False):
-        losses.append(float(subject.step(model, batch)))
-    model.train()
+    step = checked_step(subject.step)
+    losses = [
+        float(step(model, batch)) for batch in itertools.islice(subject.data(), _LOSS_BATCHES)
+    ]
+    if not losses:
+        raise ModelError(f"The data of {subject.name} holds no batch.")
     return sum(losses) / len(losses)
 
 
@@ -94,12 +104,11 @@ class Running:
         self.patch = apply(self.model, replace(arm.plan, seed=seed))
         self.model.train()
         with preserved_randomness(seed):
-            self._optimizer = self.patch.training(training_of(subject)).build_optimizer(
-                self.model.parameters()
-            )
+            training = self.patch.training(training_of(subject))
+            self._optimizer = make_optimizer(training.build_optimizer, self.model.parameters())
         for group in self._optimizer.param_groups:
             group["lr"] = group["lr"] * arm.learning_rate_factor
-        self._step = checked_loss(subject.step)
+        self._step = checked_step(subject.step)
         self._batches = _endless(subject, RandomStream(seed))
         self._noise = RandomStream(seed + 1)
         self._curve: list[tuple[int, float]] = []
@@ -116,8 +125,8 @@ class Running:
                 loss = self._step(self.model, batch)
                 # A model whose loss depends on no parameter cannot be trained; it stays as it is.
                 if loss.requires_grad:
-                    loss.backward()
-                    self._optimizer.step()
+                    backward(loss, self.model)
+                    update(self._optimizer)
                 self.steps += 1
                 since.append(loss.detach())
                 if self.steps % interval == 0 or self.steps == steps:
@@ -128,26 +137,30 @@ class Running:
 
     def trial(self, *, matched: bool) -> Trial:
         """The record of what has been trained so far, with the metric as it is now."""
-        _, metric = evaluate(self._subject, self.model)
+        metric = math.nan if self.diverged else evaluate(self._subject, self.model)[1]
         return Trial(self.arm.name, self.seed, self.steps, metric, tuple(self._curve), matched)
 
 
 def _endless(subject: Subject, stream: RandomStream) -> Iterator[Batch]:
     """The subject's batches over and over, all random numbers drawn from ``stream``."""
-    assert subject.build_data is not None
     with stream.resumed():
-        data: Iterable[Any] = subject.build_data()
+        data: Iterable[Any] = subject.data()
     while True:
         empty = True
-        for batch in stream.draw(_shuffled(data, stream)):
-            empty = False
-            yield batch
+        try:
+            for batch in stream.draw(_shuffled(data, stream)):
+                empty = False
+                yield batch
+        except GradscopeError:
+            raise
+        except Exception as error:
+            raise ModelError(f"The data of {subject.name} raised {one_line(error)}.") from error
         if empty:
             raise ModelError(f"The data of {subject.name} holds no batch.")
-        if iter(data) is data:
+        if isinstance(data, Iterator):
             # A generator is spent after one pass.
             with stream.resumed():
-                data = subject.build_data()
+                data = subject.data()
 
 
 def _shuffled(data: Iterable[Any], stream: RandomStream) -> Iterable[Any]:

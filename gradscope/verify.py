@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from gradscope.checked import checked_step
 from gradscope.comparison import Comparison, compare
 from gradscope.diagnose import diagnose
 from gradscope.errors import UsageError
@@ -33,10 +34,10 @@ from gradscope.records import (
     Trial,
     Verdict,
 )
-from gradscope.subject import Subject, checked_loss
+from gradscope.subject import Subject
 from gradscope.trial import Arm, Running, evaluate, higher_is_better, training_of
 
-__all__ = ["DEFAULT_BUDGET", "FEWEST_SEEDS", "Progress", "Verified", "verify"]
+__all__ = ["DEFAULT_BUDGET", "FEWEST_SEEDS", "Progress", "Verified", "check_options", "verify"]
 
 DEFAULT_BUDGET = 120.0
 """Seconds of trials. Enough for 20 matched seeds of 1,000 steps of a small model on two cores."""
@@ -56,6 +57,8 @@ _LEARNING_RATES = (0.3, 3.0, 10.0)
 _REPROFILED_SEEDS = 5
 # All threads are used where they make a step faster by this factor.
 _WORTH_THREADS = 1.25
+# A repair is ruinous when at least this share of its runs fail, and more than without it.
+_RUINED = 0.5
 
 DO_NOTHING = "do-nothing"
 
@@ -104,12 +107,7 @@ def verify(
         UsageError: ``seeds`` is less than 5 or ``budget`` is not positive.
         ModelError: the model, the data or the loss failed.
     """
-    if seeds is not None and seeds < FEWEST_SEEDS:
-        raise UsageError(
-            f"--seeds is {seeds}; at least {FEWEST_SEEDS} matched seeds are needed to compare."
-        )
-    if not budget > 0:
-        raise UsageError(f"--budget is {budget} seconds; it must be positive.")
+    check_options(budget, seeds)
     if subject.build_data is None or subject.synthetic:
         return Verified(
             Verdict(
@@ -120,6 +118,20 @@ def verify(
             None,
         )
     return _Verification(subject, plan, findings, budget, seeds, seed, progress).run()
+
+
+def check_options(budget: float, seeds: int | None) -> None:
+    """Refuses what no verification can be run with.
+
+    Raises:
+        UsageError: ``seeds`` is less than 5, or ``budget`` is not positive and finite.
+    """
+    if seeds is not None and seeds < FEWEST_SEEDS:
+        raise UsageError(
+            f"--seeds is {seeds}; at least {FEWEST_SEEDS} matched seeds are needed to compare."
+        )
+    if not 0 < budget < math.inf:
+        raise UsageError(f"--budget is {budget} seconds; it must be positive and finite.")
 
 
 class _Verification:
@@ -141,13 +153,18 @@ class _Verification:
         self._started = time.monotonic()
         self._trials: list[Trial] = []
         with preserved_randomness(seed):
-            self._metric, _ = evaluate(subject, subject.build_model())
+            model = subject.build_model()
+        start = time.monotonic()
+        self._metric, _ = evaluate(subject, model)
+        self._evaluation = time.monotonic() - start
         self._sign = 1.0 if higher_is_better(self._metric) else -1.0
 
     def run(self) -> Verified:
+        choices = (self._plan.prescriptions, *self._plan.alternatives)
+        names = _distinct([_name(prescriptions) for prescriptions in choices])
         candidates = [
-            Arm(_name(prescriptions), replace(self._plan, prescriptions=prescriptions))
-            for prescriptions in (self._plan.prescriptions, *self._plan.alternatives)
+            Arm(name, replace(self._plan, prescriptions=prescriptions))
+            for name, prescriptions in zip(names, choices, strict=True)
         ]
         rates = [
             Arm(f"{DO_NOTHING}, learning rate x{factor:g}", learning_rate_factor=factor)
@@ -180,7 +197,9 @@ class _Verification:
         selection = _SELECTION_SEEDS * (0.375 * arms + 1)
 
         def affordable(seeds: int) -> int:
-            return int(0.9 * self._budget / seconds / (selection + 4 * seeds))
+            evaluations = self._evaluation * (3 * _SELECTION_SEEDS * arms + 5 * seeds)
+            training = max(0.0, 0.9 * self._budget - evaluations)
+            return int(training / seconds / (selection + 4 * seeds))
 
         if self._seeds is not None:
             steps = affordable(self._seeds)
@@ -259,7 +278,11 @@ class _Verification:
         profiles = [self._reprofile(run) for run in runs[winner.name][:_REPROFILED_SEEDS]]
         remaining = self._remaining(profiles)
         invariants = self._invariants(winner.plan)
-        status, reason = self._status(comparison, against_rate, rate, remaining, invariants)
+        failed_before = self._failed(values[DO_NOTHING], starts)
+        failed_after = self._failed(values[winner.name], starts)
+        status, reason = self._status(
+            comparison, against_rate, rate, remaining, invariants, failed_before, failed_after
+        )
         helped = status in (Status.FIXED, Status.IMPROVED)
         verdict = Verdict(
             status=status,
@@ -279,8 +302,8 @@ class _Verification:
             },
             invariants=invariants,
             trials=tuple(self._trials),
-            failed_before=self._failed(values[DO_NOTHING], starts),
-            failed_after=self._failed(values[winner.name], starts),
+            failed_before=failed_before,
+            failed_after=failed_after,
             remaining=remaining,
             profile=profiles[0],
         )
@@ -302,11 +325,20 @@ class _Verification:
         rate: Arm,
         remaining: tuple[str, ...],
         invariants: tuple[Invariant, ...],
+        failed_before: float,
+        failed_after: float,
     ) -> tuple[Status, str]:
         broken = [invariant.name for invariant in invariants if not invariant.held]
         better = comparison.difference * self._sign > 0
         if broken:
             return Status.WORSE_UNDONE, f"It was undone: {broken[0]} does not hold."
+        if failed_after >= _RUINED and failed_after > failed_before:
+            # One run that ends at 1e30 hides nine others from a t-test.
+            return (
+                Status.WORSE_UNDONE,
+                f"{failed_after:.0%} of the repaired runs fail, of those left alone "
+                f"{failed_before:.0%}; it was undone.",
+            )
         if not comparison.significant:
             return (
                 Status.NO_EFFECT,
@@ -333,10 +365,9 @@ class _Verification:
         )
 
     def _reprofile(self, run: Running) -> Profile:
-        assert self._subject.build_data is not None
         training = run.patch.training(training_of(self._subject))
         with preserved_randomness(self._seed):
-            batches = self._subject.build_data()
+            batches = self._subject.data()
         return profile_steps(
             run.model,
             batches,
@@ -355,11 +386,10 @@ class _Verification:
         )
 
     def _invariants(self, plan: Plan) -> tuple[Invariant, ...]:
-        assert self._subject.build_data is not None
         with preserved_randomness(self._seed):
             model = self._subject.build_model()
-            batch = next(iter(self._subject.build_data()))
-            return check_invariants(model, plan, checked_loss(self._subject.step), batch)
+            batch = next(iter(self._subject.data()))
+            return check_invariants(model, plan, checked_step(self._subject.step), batch)
 
     def _start(self, seed: int) -> float:
         """The metric before training, which a diverged run is taken to have ended with."""
@@ -370,7 +400,7 @@ class _Verification:
     def _failed(self, values: Sequence[float], starts: Sequence[float]) -> float:
         """Share of runs that ended no better than they started."""
         stuck = [
-            self._sign * value <= self._sign * start
+            not self._sign * value > self._sign * start
             for value, start in zip(values, starts, strict=True)
         ]
         return sum(stuck) / len(stuck)
@@ -415,6 +445,14 @@ def _name(prescriptions: Sequence[Prescription]) -> str:
         )
         for entry in prescriptions
     )
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Numbers names that stand more than once: the same remedy at other sites."""
+    return [
+        f"{name} #{names[:index].count(name) + 1}" if names.count(name) > 1 else name
+        for index, name in enumerate(names)
+    ]
 
 
 def _rounded(steps: int) -> int:

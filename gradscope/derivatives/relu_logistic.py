@@ -39,25 +39,6 @@ class _LogisticReLU(torch.autograd.Function):
         return torch.ops.aten.softplus_backward(gradient, x, ctx.k, _THRESHOLD), None
 
 
-class _LogisticReLUInPlace(torch.autograd.Function):
-    """As above for ``relu_``: ``z`` is a copy of ``x`` from before it is overwritten."""
-
-    @staticmethod
-    def forward(x: Tensor, z: Tensor, k: float) -> Tensor:
-        return torch.relu_(x)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:
-        x, z, ctx.k = inputs
-        ctx.mark_dirty(x)
-        ctx.save_for_backward(z)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (z,) = ctx.saved_tensors
-        return torch.ops.aten.softplus_backward(gradient, z, ctx.k, _THRESHOLD), None, None
-
-
 class LogisticReLU(nn.ReLU):
     """``nn.ReLU`` with an artificial derivative."""
 
@@ -88,12 +69,15 @@ class ReLULogistic(Derivative):
     k: float = 3.5
 
     def __post_init__(self) -> None:
-        if not 0 < self.k < float("inf"):
-            raise PlanError(f"relu-logistic needs a positive, finite k, not {self.k}.")
+        k: object = self.k
+        # Plans are edited by hand: k may be anything.
+        if not isinstance(k, (int, float)) or not 0 < k < float("inf"):
+            raise PlanError(f"relu-logistic needs a positive, finite k, not {k!r}.")
 
     def __call__(self, x: Tensor, inplace: bool = False) -> Tensor:
-        if not (torch.is_grad_enabled() and x.requires_grad):
+        if not torch.is_grad_enabled():
             return torch.relu_(x) if inplace else torch.relu(x)
         if inplace:
-            return _LogisticReLUInPlace.apply(x, x.clone(), self.k)  # type: ignore[no-any-return, no-untyped-call]
+            # The copy keeps the pre-activation, which the backward needs, from being overwritten.
+            return x.copy_(_LogisticReLU.apply(x.clone(), self.k))  # type: ignore[no-untyped-call]
         return _LogisticReLU.apply(x, self.k)  # type: ignore[no-any-return, no-untyped-call]

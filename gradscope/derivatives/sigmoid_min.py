@@ -24,11 +24,14 @@ class _MinSigmoid(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(output)
+        ctx.save_for_backward(*inputs, output)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (y,) = ctx.saved_tensors
+        x, y = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # For a second derivative: the saved y would be differentiated artificially again.
+            y = torch.sigmoid(x)
         return gradient * torch.minimum(y, 1 - y)
 
 

@@ -9,14 +9,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
-from gradscope.errors import GradscopeError, ModelError
+from gradscope.batches import Batch, batch_size
+from gradscope.checked import BuildOptimizer, backward, checked_step, make_optimizer, one_line
+from gradscope.errors import GradscopeError, ModelError, UsageError
 from gradscope.profile import statistics, updates
 from gradscope.profile.observer import Observer
 from gradscope.profile.preserve import preserved
 from gradscope.records import ParameterProfile, Profile, Skipped, Source
-from gradscope.subject import Batch, BuildOptimizer, batch_size, checked_loss, step_from_loss
+from gradscope.subject import step_from_loss
 
 __all__ = ["DEFAULT_STEPS", "profile", "profile_steps"]
 
@@ -79,13 +82,20 @@ def profile_steps(
     synthetic: bool = False,
 ) -> Profile:
     """As :func:`profile`, for a ``step(model, batch)`` that computes the loss by itself."""
+    if steps < 1:
+        raise UsageError(f"steps is {steps}; at least one batch must be passed.")
+    if any(isinstance(each, UninitializedParameter) for each in model.parameters()):
+        raise ModelError(
+            f"{type(model).__name__} has lazy layers without weights yet; pass one batch through "
+            "it first, for instance at the end of build_model()."
+        )
     if not any(True for _ in model.parameters()):
         raise ModelError(
             f"{type(model).__name__} has no parameters, so there is nothing to train; "
             "check that its layers are attributes of the module (or in an nn.ModuleList)."
         )
     skipped: list[Skipped] = []
-    with preserved(model, seed):
+    with torch.inference_mode(False), torch.enable_grad(), preserved(model, seed):
         subject = model
         if build_optimizer is None:
             skipped.append(Skipped("updates", "no optimizer was given"))
@@ -94,18 +104,16 @@ def profile_steps(
                 subject = copy.deepcopy(model)
             except Exception as error:
                 build_optimizer = None
-                skipped.append(
-                    Skipped(
-                        "updates", f"the model cannot be copied: {type(error).__name__}: {error}"
-                    )
-                )
+                skipped.append(Skipped("updates", f"the model cannot be copied: {one_line(error)}"))
         if not subject.training:
             subject.train()
         return _measure(
             subject,
             _draw(batches),
-            checked_loss(step),
-            None if build_optimizer is None else build_optimizer(subject.parameters()),
+            checked_step(step),
+            None
+            if build_optimizer is None
+            else make_optimizer(build_optimizer, subject.parameters()),
             steps,
             seed,
             Source.SYNTHETIC if synthetic else Source.MEASURED,
@@ -128,7 +136,8 @@ def _draw(batches: Iterable[Batch]) -> Iterator[Batch]:
         raise
     except Exception as error:
         raise ModelError(
-            f"The data raised {type(error).__name__} at batch {drawn}: {error}"
+            f"The data raised {type(error).__name__} at batch {drawn}: "
+            f"{' '.join(str(error).split())}"
         ) from error
     if not drawn:
         raise ModelError("The data holds no batch; build_data() must yield at least one.")
@@ -154,10 +163,10 @@ def _measure(
     drawn = list(itertools.islice(batches, steps))
     for batch in itertools.islice(itertools.cycle(drawn), steps):
         model.zero_grad(set_to_none=True)
-        with torch.enable_grad(), observer.step(batch_size(batch)):
+        with observer.step(batch_size(batch)):
             loss = step(model, batch)
             if loss.requires_grad:
-                _backward(loss, model)
+                backward(loss, model)
         losses.append(float(loss.detach()))
         for series, norm in zip(gradients, _gradient_norms(named), strict=True):
             series.append(norm)
@@ -171,7 +180,7 @@ def _measure(
         with torch.no_grad(), observer.step(batch_size(batch), counting_only=True):
             step(model, batch)
     sites = observer.profiles()
-    if all(site.shape[0] < 2 for site in sites):
+    if sites and all(site.shape[0] < 2 for site in sites):
         skipped.append(Skipped("variation", "the batches hold one sample each"))
     return Profile(
         source=source,
@@ -184,7 +193,8 @@ def _measure(
                 name=name,
                 shape=tuple(parameter.shape),
                 trainable=parameter.requires_grad,
-                reached=name.rpartition(".")[0] in observer.reached,
+                reached=_owner(model, name) in observer.reached
+                or any(norm is not None for norm in norms),
                 weight_norm=weight,
                 nonfinite=int(wrong),
                 gradient_norm=tuple(norms),
@@ -201,15 +211,6 @@ def _measure(
     )
 
 
-def _backward(loss: Tensor, model: nn.Module) -> None:
-    try:
-        loss.backward()
-    except Exception as error:
-        raise ModelError(
-            f"The backward pass of {type(model).__name__} failed: {type(error).__name__}: {error}"
-        ) from error
-
-
 def _gradient_norms(named: list[tuple[str, nn.Parameter]]) -> list[float | None]:
     """One norm for each parameter, None where it has no gradient."""
     present = [parameter.grad for _, parameter in named if parameter.grad is not None]
@@ -222,3 +223,11 @@ def _gradient_norms(named: list[tuple[str, nn.Parameter]]) -> list[float | None]
         )
     )
     return [None if parameter.grad is None else next(norms) for _, parameter in named]
+
+
+def _owner(model: nn.Module, parameter: str) -> str:
+    """The module that runs with a parameter: its holder, or what holds a list of parameters."""
+    name = parameter.rpartition(".")[0]
+    while name and type(model.get_submodule(name)).forward is nn.Module.forward:
+        name = name.rpartition(".")[0]
+    return name

@@ -16,10 +16,10 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.hooks import RemovableHandle
 
+from gradscope.batches import tensors_in
 from gradscope.profile import statistics
 from gradscope.profile.operators import has_dead_zone, is_activation, saturation
 from gradscope.records import Role, SiteProfile
-from gradscope.subject import tensors_in
 
 __all__ = ["Observer"]
 
@@ -27,6 +27,7 @@ __all__ = ["Observer"]
 _SATURATED_OBSERVATIONS = 0.95
 
 _CHANNELS_SECOND = (_ConvNd, _BatchNorm, _InstanceNorm, nn.GroupNorm)
+_FEATURES_LAST = (nn.Linear, nn.Bilinear, nn.Embedding, nn.RNNBase, nn.MultiheadAttention)
 
 
 @dataclass
@@ -69,6 +70,7 @@ class Observer:
         """
         self._counting_only = counting_only
         self._uses: dict[str, int] = {}
+        self._recomputed: dict[str, int] = {}
         self._channel_axis = -1
         self._samples = samples
         self._inputs_seen = False
@@ -114,6 +116,9 @@ class Observer:
         )
 
     def _watch(self, name: str, module: nn.Module) -> list[RemovableHandle]:
+        if "parametrizations" in name.split("."):
+            # Its outputs are weights (weight_norm, spectral_norm), not activations.
+            return []
         activation = is_activation(module)
         own_parameters = any(True for _ in module.parameters(recurse=False))
         if not activation and not (own_parameters and module is not self._model):
@@ -133,10 +138,18 @@ class Observer:
             y = next(tensors_in(output), None)
             if y is None or not y.is_floating_point() or not y.numel():
                 return
-            use = self._uses.get(name, 0)
-            self._uses[name] = use + 1
-            with torch.no_grad():
-                site = self._see(name if use == 0 else f"{name}@{use}", role, module, y)
+            recomputed = torch._C._current_graph_task_id() != -1
+            uses = self._recomputed if recomputed else self._uses
+            use = uses.get(name, 0)
+            uses[name] = use + 1
+            known = name if use == 0 else f"{name}@{use}"
+            if recomputed and known in self._sites:
+                # Activation checkpointing runs the forward again during the backward: it was
+                # counted before, but in its reentrant form only this pass has a graph.
+                site = self._sites[known]
+            else:
+                with torch.no_grad():
+                    site = self._see(known, role, module, y)
             if y.requires_grad and not self._counting_only:
                 self._tensor_handles.append(y.register_hook(lambda g: self._see_gradient(site, g)))
 
@@ -157,7 +170,7 @@ class Observer:
 
     def _see(self, name: str, role: Role, module: nn.Module, y: Tensor) -> _Site:
         if role is Role.LAYER:
-            self._channel_axis = 1 if isinstance(module, _CHANNELS_SECOND) else -1
+            self._channel_axis = _unit_axis(module, self._channel_axis)
         output = y
         if y.ndim < 2:
             y = y.reshape(-1, 1)
@@ -193,11 +206,12 @@ class Observer:
             self._note(site, "backward_nonfinite", statistics.nonfinite(gradient))
 
     def _see_output(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-        results = {id(tensor) for tensor in tensors_in(output)}
-        for reference, site in self._outputs:
-            tensor = reference()
-            if tensor is not None and id(tensor) in results:
-                site.is_output = True
+        # The last site that wrote a tensor is the one whose output it is: an in-place activation
+        # returns the tensor of the layer before it.
+        last = {id(tensor): site for ref, site in self._outputs if (tensor := ref()) is not None}
+        for tensor in tensors_in(output):
+            if id(tensor) in last:
+                last[id(tensor)].is_output = True
 
     def _note(self, site: _Site, what: str, value: Tensor) -> None:
         self._keys.append((site, what))
@@ -235,6 +249,17 @@ class Observer:
             always_positive=always_positive,
             saturated=saturated,
         )
+
+
+def _unit_axis(module: nn.Module, before: int) -> int:
+    """Where units are counted behind a layer: 1, -1, or where they were before it."""
+    if isinstance(module, _CHANNELS_SECOND):
+        return 1
+    if isinstance(module, _FEATURES_LAST):
+        return -1
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and len(module.normalized_shape) == 1:
+        return -1
+    return before
 
 
 def _share(mask: Tensor) -> float:

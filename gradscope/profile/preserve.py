@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gradscope.randomness import preserved_randomness
 
-__all__ = ["preserved"]
+__all__ = ["preserved", "same_bits"]
 
 
 @contextmanager
@@ -18,18 +18,20 @@ def preserved(model: nn.Module, seed: int | None = None) -> Iterator[None]:
     """Puts back what passing batches through a model changes.
 
     That is: the global random state, each module's train or eval mode, each parameter's
-    ``requires_grad`` and ``.grad`` (the same tensor object, never written to), and each buffer
-    (the same tensor object with the same values). Inside, gradients start as None and the random
+    ``requires_grad`` and ``.grad`` (the same tensor object, never written to), each buffer (the
+    same tensor object with the same values; new ones are taken out), and the weights of embeddings
+    that renormalise themselves in the forward pass. Inside, gradients start as None and the random
     generators are seeded with ``seed`` where one is given.
     """
     modes = [(module, module.training) for module in model.modules()]
     gradients = [
         (parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()
     ]
-    buffers = [
-        (module, name, buffer, None if buffer is None else buffer.detach().clone())
+    tables = [_noted_buffers(module) for module in model.modules()]
+    weights = [
+        _noted(module.weight)
         for module in model.modules()
-        for name, buffer in module._buffers.items()
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.max_norm is not None
     ]
     with preserved_randomness(seed):
         try:
@@ -37,13 +39,55 @@ def preserved(model: nn.Module, seed: int | None = None) -> Iterator[None]:
                 parameter.grad = None
             yield
         finally:
+            for module, training in modes:
+                module.training = training
             for parameter, required, gradient in gradients:
                 parameter.requires_grad_(required)
                 parameter.grad = gradient
+            for restore in (*tables, *weights):
+                restore()
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have the same type, shape and bits: NaN equals NaN, 0 is not -0."""
+    return (
+        one.dtype == other.dtype
+        and one.shape == other.shape
+        and torch.equal(
+            one.detach().reshape(-1).view(torch.uint8), other.detach().reshape(-1).view(torch.uint8)
+        )
+    )
+
+
+def _noted_buffers(module: nn.Module) -> Callable[[], None]:
+    """Notes a module's buffers; returns what puts them back."""
+    table = dict(module._buffers)
+    transient = set(module._non_persistent_buffers_set)
+    values = [_noted(buffer) for buffer in table.values() if buffer is not None]
+
+    def restore() -> None:
+        module._buffers.clear()
+        module._buffers.update(table)
+        module._non_persistent_buffers_set.clear()
+        module._non_persistent_buffers_set.update(transient)
+        for restore_value in values:
+            restore_value()
+
+    return restore
+
+
+def _noted(tensor: Tensor) -> Callable[[], None]:
+    """Notes a tensor's values; returns what writes them back where they have changed.
+
+    Unchanged ones are not written to: a graph that is still to be passed backward may need them.
+    """
+    if torch.nn.parameter.is_lazy(tensor):
+        return lambda: None
+    value = tensor.detach().clone()
+
+    def restore() -> None:
+        if not same_bits(tensor, value):
             with torch.no_grad():
-                for module, name, buffer, value in buffers:
-                    if buffer is not None and value is not None:
-                        buffer.copy_(value)
-                    module._buffers[name] = buffer
-            for module, training in modes:
-                module.training = training
+                tensor.copy_(value)
+
+    return restore

@@ -1,9 +1,12 @@
 """The numbers that are taken of a tensor, and the one place where they leave torch.
 
-Everything accumulates in float32 or wider, whatever the type of the tensor.
+Everything accumulates in float64, whatever the type of the tensor: squares of signals that have
+vanished or exploded do not fit into float32.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -14,18 +17,23 @@ __all__ = ["correlation", "nonfinite", "norm", "rms", "to_floats", "units_first"
 _CORRELATED_SAMPLES = 64
 
 
+def _width(x: Tensor) -> torch.dtype:
+    """The type to accumulate in: float64 where the device has it."""
+    return torch.float32 if x.device.type == "mps" else torch.float64
+
+
 def _wide(x: Tensor) -> Tensor:
-    return x.detach().to(torch.promote_types(x.dtype, torch.float32))
+    return x.detach().to(_width(x))
 
 
 def rms(x: Tensor) -> Tensor:
     """Root mean square over all elements; scalar, NaN where there are none."""
-    return _wide(x).square().mean().sqrt()
+    return norm(x) / math.sqrt(x.numel()) if x.numel() else x.new_tensor(math.nan)
 
 
 def norm(x: Tensor) -> Tensor:
     """Euclidean norm over all elements; scalar."""
-    euclidean: Tensor = torch.linalg.vector_norm(_wide(x))
+    euclidean: Tensor = torch.linalg.vector_norm(x.detach(), dtype=_width(x))
     return euclidean
 
 
@@ -48,8 +56,8 @@ def variation(x: Tensor) -> Tensor:
     wide = _wide(x)
     if wide.shape[0] < 2:
         return wide.new_tensor(float("nan"))
-    deviation = wide.var(dim=0, correction=0).mean().sqrt()
-    return torch.where(deviation == 0, deviation, deviation / wide.square().mean().sqrt())
+    deviation = norm(wide - wide.mean(dim=0))
+    return torch.where(deviation == 0, deviation, deviation / norm(wide))
 
 
 def correlation(x: Tensor) -> Tensor:
@@ -66,7 +74,10 @@ def correlation(x: Tensor) -> Tensor:
     samples = rows.shape[0]
     if samples < 2:
         return rows.new_tensor(float("nan"))
-    rows = torch.nn.functional.normalize(rows - rows.mean(dim=1, keepdim=True), dim=1)
+    rows = rows - rows.mean(dim=1, keepdim=True)
+    lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    # No epsilon: it would report tiny signals as uncorrelated.
+    rows = torch.where(lengths > 0, rows / lengths, rows)
     pairs = samples * (samples - 1)
     return (rows.sum(dim=0).square().sum() - rows.square().sum()) / pairs
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gradscope.checked import update
 from gradscope.profile import statistics
 
 __all__ = ["epsilon_of", "measured_update"]
@@ -32,7 +33,7 @@ def measured_update(optimizer: Optimizer, parameters: list[nn.Parameter]) -> lis
         infinite where a zero weight moved, 0 where nothing moved).
     """
     before = [parameter.detach().clone() for parameter in parameters]
-    optimizer.step()
+    update(optimizer)
     ratios = []
     for parameter, old in zip(parameters, before, strict=True):
         moved = statistics.norm(parameter.detach() - old)

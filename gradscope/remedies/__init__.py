@@ -8,7 +8,7 @@ undoes it, ``retrain`` changes how the model is trained.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,9 +18,11 @@ from torch.optim import Optimizer
 from gradscope.errors import PlanError
 from gradscope.records import Change, Finding, Prescription, Profile, Refusal, Value
 
-__all__ = ["Remedy", "Training", "Undo", "child", "parent_and_name"]
+__all__ = ["Remedy", "Training", "Undo", "child", "parent_and_name", "replaceable"]
 
 Undo = Callable[[], None]
+
+_FUSED = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,27 @@ def parent_and_name(model: nn.Module, site: str, remedy: str) -> tuple[nn.Module
         PlanError: the model has none, or the site is the model itself.
     """
     child(model, site, remedy)
-    parent, _, name = site.rpartition(".")
+    path, _, name = site.rpartition(".")
     if not name:
         raise PlanError(f"{remedy} cannot replace the model itself.")
-    return model.get_submodule(parent), name
+    parent = model.get_submodule(path)
+    if isinstance(parent, _FUSED):
+        raise PlanError(
+            f"{remedy} cannot replace {site!r}: in eval mode {type(parent).__name__} computes "
+            "its activation in a fused kernel, whatever module stands there."
+        )
+    return parent, name
+
+
+def replaceable(
+    model: nn.Module, kinds: tuple[type[nn.Module], ...], except_for: Collection[str] = ()
+) -> list[str]:
+    """Every place of a module of these kinds that another module can take."""
+    return [
+        name
+        for name, module in model.named_modules(remove_duplicate=False)
+        if name
+        and isinstance(module, kinds)
+        and name not in except_for
+        and not isinstance(model.get_submodule(name.rpartition(".")[0]), _FUSED)
+    ]

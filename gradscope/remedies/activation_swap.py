@@ -7,8 +7,9 @@ from typing import ClassVar
 from torch import nn
 
 from gradscope.errors import PlanError
+from gradscope.profile.operators import is_activation
 from gradscope.records import Change, Finding, Prescription, Profile, Refusal
-from gradscope.remedies import Remedy, Undo, parent_and_name
+from gradscope.remedies import Remedy, Undo, parent_and_name, replaceable
 
 __all__ = ["ActivationSwap"]
 
@@ -52,13 +53,9 @@ class ActivationSwap(Remedy):
         self, finding: Finding, profile: Profile, model: nn.Module
     ) -> list[Prescription | Refusal]:
         dying = finding.code == "GS201"
-        kinds = (nn.ReLU,) if dying else _BOUNDED
+        kinds: tuple[type[nn.Module], ...] = (nn.ReLU,) if dying else _BOUNDED
         outputs = {site.name for site in profile.sites if site.is_output}
-        sites = [
-            name
-            for name, module in model.named_modules()
-            if name and isinstance(module, kinds) and name not in outputs
-        ]
+        sites = replaceable(model, kinds, outputs)
         if not sites:
             return [self.refusal("there is no activation module that another would relieve")]
         choices = ("leaky-relu",) if dying else ("relu", "tanh")
@@ -84,6 +81,12 @@ class ActivationSwap(Remedy):
             )
         places = [parent_and_name(model, site, self.name) for site in prescription.sites]
         originals = [(parent, name, getattr(parent, name)) for parent, name in places]
+        for site, (_, _, original) in zip(prescription.sites, originals, strict=True):
+            if not is_activation(original):
+                raise PlanError(
+                    f"{self.name} is prescribed for {site!r}, which is a "
+                    f"{type(original).__name__}, not an activation."
+                )
         for parent, name, original in originals:
             replacement = kind()
             replacement.training = original.training

@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterable
 from typing import ClassVar
 
+import torch
 from torch import nn
 
 from gradscope.errors import PlanError
 from gradscope.records import Change, Finding, Prescription, Profile, Refusal, SiteProfile
-from gradscope.remedies import Remedy, Undo, parent_and_name
+from gradscope.remedies import Remedy, Undo, parent_and_name, replaceable
 
 __all__ = ["NormInsertion"]
 
@@ -18,6 +19,9 @@ _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNor
 
 # Below this many samples the statistics of BatchNorm are mostly noise (Wu, He 2018, figure 1).
 _SMALLEST_BATCH = 8
+
+# The layers that a prescription may spell out, and how many sizes each takes.
+_SIZES = {"BatchNorm1d": 1, "BatchNorm2d": 1, "BatchNorm3d": 1, "LayerNorm": 1, "GroupNorm": 2}
 
 
 class NormInsertion(Remedy):
@@ -67,6 +71,9 @@ class NormInsertion(Remedy):
                 )
             ]
         names = [site.name for site in sites]
+        fused = sorted(set(names) - set(replaceable(model, (nn.Module,))))
+        if fused:
+            return [self.refusal("an activation is part of a fused layer", fused)]
         proposals: list[Prescription | Refusal] = []
         batch_norms = [_batch_norm(site) for site in sites]
         if profile.batch_size < _SMALLEST_BATCH:
@@ -99,7 +106,7 @@ class NormInsertion(Remedy):
         layers = _parsed(str(prescription.parameters.get("layers", "")), prescription.sites)
         places = [parent_and_name(model, site, self.name) for site in prescription.sites]
         originals = [(parent, name, getattr(parent, name)) for parent, name in places]
-        like = next(model.parameters())
+        like = next(model.parameters(), torch.empty(0))
         for (parent, name, original), norm in zip(originals, layers, strict=True):
             norm.to(device=like.device, dtype=like.dtype)
             replacement = nn.Sequential(norm, original)
@@ -134,14 +141,10 @@ def _joined(layers: Iterable[str]) -> str:
 
 def _parsed(text: str, sites: tuple[str, ...]) -> list[nn.Module]:
     """The layers that a prescription spells out, one for each site."""
-    kinds = {"BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "LayerNorm", "GroupNorm"}
     found = re.findall(r"(\w+)\(([\d,\s]+)\)", text)
     rest = re.sub(r"\w+\([\d,\s]+\)", "", text).strip(", ")
-    if rest or not found or any(kind not in kinds for kind, _ in found):
-        raise PlanError(
-            f"norm-insertion cannot read layers {text!r}; write for instance 'BatchNorm1d(128)' "
-            f"or one for each site, separated by commas, of {', '.join(sorted(kinds))}."
-        )
+    if rest or not found:
+        raise _unreadable(text)
     if len(found) == 1:
         found *= len(sites)
     if len(found) != len(sites):
@@ -149,7 +152,21 @@ def _parsed(text: str, sites: tuple[str, ...]) -> list[nn.Module]:
             f"norm-insertion has {len(found)} layers for {len(sites)} sites; give one for each, "
             "or a single one for all."
         )
-    return [
-        getattr(nn, kind)(*(int(number) for number in numbers.split(",")))
-        for kind, numbers in found
-    ]
+    layers: list[nn.Module] = []
+    for kind, numbers in found:
+        sizes = [int(number) for number in numbers.split(",") if number.strip()]
+        if len(sizes) != _SIZES.get(kind):
+            raise _unreadable(text)
+        try:
+            layers.append(getattr(nn, kind)(*sizes))
+        except ValueError as error:
+            raise PlanError(f"norm-insertion cannot make {kind}({numbers}): {error}.") from error
+    return layers
+
+
+def _unreadable(text: str) -> PlanError:
+    return PlanError(
+        f"norm-insertion cannot read layers {text!r}; write BatchNorm1d(units), "
+        "BatchNorm2d(units), BatchNorm3d(units), LayerNorm(units) or GroupNorm(groups, units), "
+        "one for all sites or one for each, separated by commas."
+    )

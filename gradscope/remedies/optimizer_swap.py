@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -75,9 +76,7 @@ class OptimizerSwap(Remedy):
             raise PlanError(
                 f"{self.name} has no optimizer {name!r}; it has {', '.join(_OPTIMIZERS)}."
             )
-        unknown = set(settings) - {"lr"}
-        if unknown:
-            raise PlanError(
-                f"{self.name} has no parameter {min(unknown)!r}; it has optimizer and lr."
-            )
+        rate = settings.get("lr", 1e-3)
+        if not isinstance(rate, (int, float)) or not 0 < rate < math.inf:
+            raise PlanError(f"{self.name} needs a positive, finite lr, not {rate!r}.")
         return replace(training, build_optimizer=lambda parameters: build(parameters, **settings))

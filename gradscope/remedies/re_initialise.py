@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from gradscope.errors import PlanError
 from gradscope.records import Change, Finding, Prescription, Profile, Refusal
@@ -66,9 +67,20 @@ class ReInitialise(Remedy):
     def propose(
         self, finding: Finding, profile: Profile, model: nn.Module
     ) -> list[Prescription | Refusal]:
-        sites = [name for name, module in model.named_modules() if isinstance(module, _LAYERS)]
+        sites = [
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, _LAYERS)
+            and not is_parametrized(module)
+            and module.weight.requires_grad
+        ]
         if not sites or "" in sites:
-            return [self.refusal("there is no linear or convolution layer to draw weights for")]
+            return [
+                self.refusal(
+                    "there is no linear or convolution layer that is trained and has weights of "
+                    "its own"
+                )
+            ]
         rectified = any(isinstance(module, (nn.ReLU, nn.LeakyReLU)) for module in model.modules())
         scheme, formula = (
             ("he", "2 / fan-in") if rectified else ("xavier", "2 / (fan-in + fan-out)")
@@ -91,10 +103,10 @@ class ReInitialise(Remedy):
             )
         modules = [child(model, site, self.name) for site in prescription.sites]
         for site, module in zip(prescription.sites, modules, strict=True):
-            if not isinstance(module, _LAYERS):
+            if not isinstance(module, _LAYERS) or is_parametrized(module):
                 raise PlanError(
                     f"{self.name} is prescribed for {site!r}, which is a {type(module).__name__}; "
-                    "it needs linear or convolution layers."
+                    "it needs linear or convolution layers whose weights are their own."
                 )
         tensors = [
             tensor

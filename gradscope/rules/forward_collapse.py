@@ -57,8 +57,10 @@ class ForwardCollapse(Rule[Limits]):
         if profile.batch_size < 2:
             return Skipped(self.code, "a batch of one sample shows no variation across samples")
         sites = [site for site in profile.activations or profile.sites if not site.is_output]
-        reference = profile.input_variation or (sites[0].variation if sites else ())
-        if not sites or not any(value > 0 for value in reference):
+        if not sites:
+            return Skipped(self.code, "there is no layer between input and output")
+        reference = profile.input_variation or sites[0].variation
+        if not any(value > 0 for value in reference):
             return Skipped(self.code, "the inputs do not vary across samples")
         base = statistics.median(value for value in reference if value > 0)
         faulty = [

@@ -50,9 +50,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     steps = parser.parse_args().steps
     torch.set_num_threads(1)
-    print(
-        f"{'network':24}{'state':>9}{'loss':>7}   backward       dead  dead-open  saturated  variation"
-    )
+    headings = ("backward", "dead", "dead-open", "saturated", "variation")
+    print(f"{'network':24}{'state':>9}{'loss':>7}" + "".join(f"{text:>11}" for text in headings))
     flagged = total = 0
     for name in HEALTHY:
         subject = healthy_subject(name)

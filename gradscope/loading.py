@@ -1,0 +1,179 @@
+"""Finds what a user names on the command line: subject files, modules, functions in them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor, nn
+
+from gradscope.batches import Batch
+from gradscope.checked import call, one_line
+from gradscope.errors import SubjectError
+from gradscope.subject import Subject, step_from_loss
+
+__all__ = ["load_callable", "load_subject"]
+
+_CONTRACT = "build_model(), build_data() and loss(output, batch), or step(model, batch)"
+
+
+def load_subject(spec: str, model: str | None = None) -> Subject:
+    """Loads a subject from ``path/to/file.py`` or ``package.module``.
+
+    With ``:name`` behind it, ``name`` is called in place of ``build_model``; data and loss may
+    then be missing (``build_data`` is None, ``step`` raises SubjectError when it is called).
+
+    Args:
+        spec: the file or module.
+        model: another file or module, to build the model with in place of the first one's own.
+
+    Raises:
+        SubjectError: the file or module is missing, fails to import, or lacks a function.
+    """
+    module, name = _load_module(spec)
+    factory = name or "build_model"
+    if model is None:
+        build_model, where = _function(module, factory, spec), f"{factory}() in {spec}"
+    else:
+        build_model, where = load_callable(model, "build_model"), model
+    if build_model is None:
+        raise SubjectError(
+            f"{spec} has no {factory}(); a subject file defines {_CONTRACT}. "
+            "Name another factory with FILE.py:NAME."
+        )
+    build_data = _function(module, "build_data", spec)
+    loss, step = _function(module, "loss", spec), _function(module, "step", spec)
+    if step is None and loss is not None:
+        step = step_from_loss(loss)
+    if name is None and model is None and (build_data is None or step is None):
+        missing = "build_data()" if build_data is None else "loss(output, batch)"
+        raise SubjectError(f"{spec} has no {missing}; a subject file defines {_CONTRACT}.")
+    return Subject(
+        name=spec,
+        build_model=_checked_model(build_model, where),
+        build_data=build_data,
+        step=step or _no_loss(spec),
+        build_optimizer=_function(module, "build_optimizer", spec),
+        evaluate=_function(module, "evaluate", spec),
+        kind="subject file" if name is None else "model factory",
+    )
+
+
+def load_callable(spec: str, default: str) -> Callable[..., Any]:
+    """The function that ``file.py:name`` or ``package.module:name`` names, or ``default`` in it.
+
+    Raises:
+        SubjectError: there is no such file, module or function.
+    """
+    module, name = _load_module(spec)
+    function = _function(module, name or default, spec)
+    if function is None:
+        raise SubjectError(f"{spec} has no function {name or default}().")
+    return function
+
+
+def _no_loss(spec: str) -> Callable[[nn.Module, Batch], Tensor]:
+    def step(model: nn.Module, batch: Batch) -> Tensor:
+        raise SubjectError(f"{spec} comes without a loss; name one with --loss FILE.py:NAME.")
+
+    return step
+
+
+def _checked_model(build: Callable[[], Any], where: str) -> Callable[[], nn.Module]:
+    def build_model() -> nn.Module:
+        model = call(build, where=where)
+        if not isinstance(model, nn.Module):
+            raise SubjectError(
+                f"{where} returned a {type(model).__name__}; it must return a torch.nn.Module."
+            )
+        return model
+
+    return build_model
+
+
+def _function(module: ModuleType, name: str, spec: str) -> Callable[..., Any] | None:
+    value = getattr(module, name, None)
+    if value is not None and not callable(value):
+        raise SubjectError(f"{name} in {spec} is a {type(value).__name__}, not a function.")
+    return value
+
+
+def _load_module(spec: str) -> tuple[ModuleType, str | None]:
+    """The module that a spec names, and the name behind its colon."""
+    location, _, name = spec.rpartition(":") if _has_name(spec) else (spec, "", "")
+    if location.endswith(".py") or "/" in location or Path(location).exists():
+        return _load_file(Path(location), spec), name or None
+    _importable_from(Path.cwd())
+    try:
+        return importlib.import_module(location), name or None
+    except ModuleNotFoundError as error:
+        if error.name and (location == error.name or location.startswith(error.name + ".")):
+            raise SubjectError(
+                f"{spec} is neither a file nor a module that can be imported from "
+                f"{Path.cwd()}; check the spelling or the working directory."
+            ) from error
+        raise _import_failed(spec, error) from error
+    except (Exception, SystemExit) as error:
+        raise _import_failed(spec, error) from error
+
+
+def _has_name(spec: str) -> bool:
+    head, colon, tail = spec.rpartition(":")
+    return bool(colon) and len(head) > 1 and tail.isidentifier()
+
+
+def _load_file(path: Path, spec: str) -> ModuleType:
+    if not path.exists():
+        raise SubjectError(
+            f"{path} does not exist; check the path (working directory {Path.cwd()})."
+        )
+    if path.is_dir():
+        raise SubjectError(f"{path} is a folder; name a Python file in it.")
+    if path.suffix != ".py":
+        raise SubjectError(
+            f"{path} is not a Python file; a subject file ends in .py and defines {_CONTRACT}."
+        )
+    # A name of its own for each file keeps two files called model.py apart, and lets classes
+    # defined in it be pickled for as long as this process lives.
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    name = f"gradscope_subject_{path.stem}_{digest}"
+    module_spec = importlib.util.spec_from_file_location(name, path)
+    assert module_spec is not None and module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    _importable_from(path.resolve().parent)
+    sys.modules[name] = module
+    try:
+        module_spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise _import_failed(spec, error, path) from error
+    return module
+
+
+def _importable_from(folder: Path) -> None:
+    """What lies in ``folder`` can be imported, also later, as if Python had been started on it."""
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+def _import_failed(spec: str, error: BaseException, path: Path | None = None) -> SubjectError:
+    """Says what went wrong and at which line, of the user's own file where it is in the way."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if path is not None and Path(frame.filename) == path]
+    if isinstance(error, SyntaxError):
+        line = f" (line {error.lineno})" if error.lineno else ""
+        what = f"{type(error).__name__}: {error.msg}"
+    else:
+        frame = (own or frames)[-1]
+        line = f" ({Path(frame.filename).name}, line {frame.lineno})"
+        what = one_line(error)
+    if isinstance(error, SystemExit):
+        line += "; a subject file must not exit or read arguments when it is imported"
+    return SubjectError(f"{spec} could not be imported: {what}{line}.")

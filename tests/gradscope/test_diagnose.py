@@ -1,0 +1,143 @@
+"""Diagnosis: which rules run, what explains what, and in which order it is said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import gradscope
+from gradscope import registry
+from gradscope.diagnose import diagnose
+from gradscope.errors import UsageError
+from gradscope.profile import profile_steps
+from gradscope.records import Finding, Profile, Severity, Skipped
+from gradscope.rules import Rule
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@dataclass(frozen=True)
+class Fixed(Rule[Any]):  # type: ignore[misc]
+    """A rule that always says the same."""
+
+    code: str  # type: ignore[misc]
+    severity: Severity | None = Severity.ERROR
+    explained_by: tuple[str, ...] = ()  # type: ignore[misc]
+    skips: bool = False
+    limits: None = None
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return f"fault-{self.code}"
+
+    def check(self, profile: Profile, limits: Any) -> Finding | Skipped | None:
+        if self.skips:
+            return Skipped(self.code, "it cannot know")
+        if self.severity is None:
+            return None
+        return self.finding(self.severity, ["0"], "It is so.", {})
+
+    def bad(self) -> Any: ...
+
+    def good(self) -> Any: ...
+
+
+def profile_of(code: str) -> Profile:
+    subject = registry.rule(code).bad()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = subject.build_model()
+    return profile_steps(model, subject.build_data(), subject.step)
+
+
+PROFILE = profile_of("GS101")
+
+
+def order(monkeypatch: pytest.MonkeyPatch, *rules: Fixed) -> list[tuple[str, str | None]]:
+    by_code: dict[str, Rule[Any]] = {rule.code: rule for rule in rules}
+    monkeypatch.setattr(registry, "rules", lambda: by_code)
+    return [(finding.code, finding.cause) for finding in diagnose(PROFILE)]
+
+
+def test_a_deep_sigmoid_stack_collapses_first_and_vanishes_because_of_it() -> None:
+    findings = diagnose(PROFILE)
+    assert [(finding.code, finding.cause) for finding in findings] == [
+        ("GS204", None),
+        ("GS101", "GS204"),
+    ]
+    assert findings.codes == {"GS101", "GS204"}
+    assert findings.profile is PROFILE
+    assert len(findings) == 2
+    assert "norm-insertion" in findings.items[0].remedies
+    assert "artificial-derivative" in findings.items[1].remedies
+
+
+def test_every_remedy_named_treats_the_fault() -> None:
+    for finding in diagnose(PROFILE):
+        assert finding.remedies == tuple(
+            name for name, remedy in registry.remedies().items() if finding.code in remedy.treats
+        )
+
+
+def test_a_cause_that_was_not_selected_is_not_named() -> None:
+    (finding,) = diagnose(PROFILE, select=["GS101"])
+    assert (finding.code, finding.cause) == ("GS101", None)
+    assert [found.code for found in diagnose(PROFILE, ignore=["vanishing-gradient"])] == ["GS204"]
+
+
+def test_unknown_rules_are_refused() -> None:
+    with pytest.raises(UsageError, match="There is no rule 'GS9'"):
+        diagnose(PROFILE, select=["GS9"])
+    with pytest.raises(UsageError, match="There is no rule 'nonsense'"):
+        diagnose(PROFILE, ignore=["nonsense"])
+
+
+def test_the_worst_root_comes_first_with_what_it_explains_behind_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert order(
+        monkeypatch,
+        Fixed("A", Severity.WARNING),
+        Fixed("B", explained_by=("A",)),
+        Fixed("C", Severity.INFO),
+        Fixed("D"),
+        Fixed("E", explained_by=("B",)),
+    ) == [("D", None), ("A", None), ("B", "A"), ("E", "B"), ("C", None)]
+
+
+def test_the_most_fundamental_cause_that_was_found_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rules = [
+        Fixed("A", None),
+        Fixed("B", skips=True),
+        Fixed("C"),
+        Fixed("D"),
+        Fixed("E", explained_by=("A", "B", "C", "D")),
+    ]
+    assert order(monkeypatch, *rules) == [("C", None), ("E", "C"), ("D", None)]
+
+
+def test_nothing_found_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = [Fixed(letter, explained_by=(chr(ord(letter) - 1),)) for letter in "BCDEFG"]
+    assert len(order(monkeypatch, *rules)) == 6
+
+
+def test_what_rules_skip_is_kept_beside_what_the_profile_skipped() -> None:
+    layer = nn.Sequential(nn.Linear(4, 2))
+    profile = gradscope.profile(layer, [torch.randn(8, 4)], lambda output, _: output.mean())
+    said = diagnose(profile).skipped
+    assert said[: len(profile.skipped)] == profile.skipped
+    assert {"GS101", "GS102"} <= {skip.what for skip in said}
+    assert all(skip.reason for skip in said)
