@@ -18,7 +18,7 @@ demo: $(RUN_INSTALLED)
 	$(BIN)/gradscope demo
 
 test: $(DEV_INSTALLED)
-	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q --numprocesses auto --dist loadfile $(PYTEST_ARGS)
 
 check: $(DEV_INSTALLED) links
 	$(BIN)/ruff format --check .

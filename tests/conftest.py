@@ -13,6 +13,10 @@ from typing import Any
 import hypothesis
 import pytest
 
+# Before anything imports torch, here and in what tests start: models this small gain nothing from
+# threads, and threads that share the cores with other tests mostly wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A time limit per example fails by chance on a shared machine. Failing examples are found again
 # because the search is seeded, not because of a database on one machine.
 hypothesis.settings.register_profile("gradscope", deadline=None, derandomize=True, database=None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -21,14 +21,6 @@ from gradscope.reports import read_json, render_json
 from gradscope.rules.subjects import perceptron, random_subject
 from gradscope.subject import Subject, step_from_loss
 from gradscope.synthetic import on_random_inputs
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def classified(*shape: int, dtype: torch.dtype = torch.float32, count: int = 10) -> list[Any]:

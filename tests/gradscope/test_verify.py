@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -17,26 +17,20 @@ from torch import Tensor, nn
 
 import gradscope
 from gradscope import registry
+from gradscope import verdict as verdict_module
 from gradscope.errors import UsageError
 from gradscope.pipeline import repair
 from gradscope.records import Change, Findings, Invariant, Plan, Prescription, Status, Verdict
 from gradscope.remedies import Remedy, Undo
 from gradscope.rules.subjects import perceptron, random_subject
 from gradscope.subject import Subject
-from gradscope.verify import DO_NOTHING, Verified, verify
+from gradscope.verdict import DO_NOTHING
+from gradscope.verify import Verified, verify
 
 STEPS = 40
 
 # The attribute of the package is the function of that name.
 MODULE = importlib.import_module("gradscope.verify")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)
@@ -158,7 +152,7 @@ def test_improved_where_a_larger_learning_rate_does_the_same() -> None:
 
 
 def test_improved_where_the_finding_remains(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MODULE._Verification, "_remaining", lambda self, profiles: ("GS204",))
+    monkeypatch.setattr(verdict_module, "_remaining", lambda findings, profiles: ("GS204",))
     result = verified(sick(), NORM)
     assert result.verdict.status is Status.IMPROVED
     assert "GS204 is still found" in result.verdict.reason
@@ -198,7 +192,7 @@ def test_a_broken_invariant_is_undone_however_well_it_learns(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        MODULE, "check_invariants", lambda *_: (Invariant("outputs bit-equal", False),)
+        verdict_module, "check_invariants", lambda *_: (Invariant("outputs bit-equal", False),)
     )
     result = verified(sick(), NORM)
     assert result.verdict.status is Status.WORSE_UNDONE

@@ -1,0 +1,183 @@
+"""Trials -> Verdict: whether a repair counts as one, and why."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from gradscope.checked import checked_step
+from gradscope.comparison import Comparison, compare
+from gradscope.diagnose import diagnose
+from gradscope.invariants import check_invariants
+from gradscope.profile import profile_steps
+from gradscope.randomness import preserved_randomness
+from gradscope.records import Findings, Invariant, Plan, Profile, Status, Trial, Verdict
+from gradscope.subject import Subject
+from gradscope.trial import Arm, Running, evaluate, higher_is_better, training_of
+
+__all__ = ["DO_NOTHING", "REPROFILED_SEEDS", "judge"]
+
+DO_NOTHING = "do-nothing"
+
+REPROFILED_SEEDS = 5
+"""On so many of the repaired and trained models the findings are looked for again."""
+
+# A repair is ruinous when at least this share of its runs fail, and more than without it.
+_RUINED = 0.5
+
+
+def judge(
+    subject: Subject,
+    findings: Findings,
+    metric: str,
+    trials: tuple[Trial, ...],
+    *,
+    winner: Arm,
+    rate: Arm,
+    repaired: Sequence[Running],
+    seed: int,
+) -> Verdict:
+    """Compares the matched trials and says what they show.
+
+    Args:
+        subject: what was trained.
+        findings: what the repair was meant to remove.
+        metric: name of what the trials measured.
+        trials: all of them; those that are matched are compared.
+        winner: the repair.
+        rate: doing nothing with the best other learning rate.
+        repaired: the winner's first matched runs.
+        seed: the first seed.
+    """
+    sign = 1.0 if higher_is_better(metric) else -1.0
+    matched = [trial for trial in trials if trial.matched]
+    seeds = tuple(dict.fromkeys(trial.seed for trial in matched))
+    starts = [_start(subject, each) for each in seeds]
+    values = {
+        arm: _values([trial for trial in matched if trial.arm == arm], starts)
+        for arm in dict.fromkeys(trial.arm for trial in matched)
+    }
+    comparison = compare(values[DO_NOTHING], values[winner.name])
+    against_rate = compare(values[rate.name], values[winner.name])
+    profiles = [_reprofiled(subject, run, findings.profile.steps, seed) for run in repaired]
+    remaining = _remaining(findings, profiles)
+    invariants = _invariants(subject, winner.plan, seed)
+    failed_before = _failed(values[DO_NOTHING], starts, sign)
+    failed_after = _failed(values[winner.name], starts, sign)
+    broken = [invariant.name for invariant in invariants if not invariant.held]
+    if broken:
+        status, reason = Status.WORSE_UNDONE, f"It was undone: {broken[0]} does not hold."
+    elif failed_after >= _RUINED and failed_after > failed_before:
+        # One run that ends at 1e30 hides nine others from a t-test.
+        status = Status.WORSE_UNDONE
+        reason = (
+            f"{failed_after:.0%} of the repaired runs fail, of those left alone "
+            f"{failed_before:.0%}; it was undone."
+        )
+    else:
+        status, reason = _status(comparison, against_rate, rate, sign, remaining)
+    return Verdict(
+        status=status,
+        reason=reason,
+        metric=metric,
+        higher_is_better=sign > 0,
+        before=comparison.before,
+        after=comparison.after,
+        interval=comparison.interval,
+        p_value=comparison.p_value,
+        effect_size=comparison.effect_size,
+        seeds=seeds,
+        baselines={
+            arm: statistics.fmean(numbers)
+            for arm, numbers in values.items()
+            if arm not in (DO_NOTHING, winner.name)
+        },
+        invariants=invariants,
+        trials=trials,
+        failed_before=failed_before,
+        failed_after=failed_after,
+        remaining=remaining,
+        profile=profiles[0],
+    )
+
+
+def _status(
+    comparison: Comparison,
+    against_rate: Comparison,
+    rate: Arm,
+    sign: float,
+    remaining: tuple[str, ...],
+) -> tuple[Status, str]:
+    if not comparison.significant:
+        return (
+            Status.NO_EFFECT,
+            f"On matched seeds it does not differ from doing nothing "
+            f"(p = {comparison.p_value:.2g}); it was undone.",
+        )
+    if comparison.difference * sign < 0:
+        return Status.WORSE_UNDONE, "It does worse than doing nothing; it was undone."
+    if not (against_rate.significant and against_rate.difference * sign > 0):
+        return (
+            Status.IMPROVED,
+            f"It beats doing nothing, but not {rate.name.removeprefix(DO_NOTHING + ', ')} "
+            f"alone (p = {against_rate.p_value:.2g}).",
+        )
+    if remaining:
+        return (
+            Status.IMPROVED,
+            f"It learns better, but {', '.join(remaining)} is still found after the repair.",
+        )
+    return (
+        Status.FIXED,
+        "The findings are gone, and it learns better than doing nothing, also at any other "
+        "learning rate tried.",
+    )
+
+
+def _values(trials: Sequence[Trial], starts: Sequence[float]) -> list[float]:
+    """The metrics; a diverged run is taken to have ended where it started."""
+    return [
+        trial.metric if math.isfinite(trial.metric) else start
+        for trial, start in zip(trials, starts, strict=True)
+    ]
+
+
+def _start(subject: Subject, seed: int) -> float:
+    """The metric before training."""
+    with preserved_randomness(seed):
+        model = subject.build_model()
+    return evaluate(subject, model)[1]
+
+
+def _failed(values: Sequence[float], starts: Sequence[float], sign: float) -> float:
+    """Share of runs that ended no better than they started."""
+    stuck = [not sign * value > sign * start for value, start in zip(values, starts, strict=True)]
+    return sum(stuck) / len(stuck)
+
+
+def _reprofiled(subject: Subject, run: Running, steps: int, seed: int) -> Profile:
+    with preserved_randomness(seed):
+        batches = subject.data()
+    return profile_steps(
+        run.model,
+        batches,
+        subject.step,
+        build_optimizer=run.patch.training(training_of(subject)).build_optimizer,
+        steps=steps,
+        seed=seed,
+    )
+
+
+def _remaining(findings: Findings, profiles: Sequence[Profile]) -> tuple[str, ...]:
+    """Codes of the original findings that show in at least half of the repaired models."""
+    codes = sorted(findings.codes)
+    after = [diagnose(profile, select=codes).codes for profile in profiles]
+    return tuple(code for code in codes if sum(code in found for found in after) * 2 >= len(after))
+
+
+def _invariants(subject: Subject, plan: Plan, seed: int) -> tuple[Invariant, ...]:
+    with preserved_randomness(seed):
+        model = subject.build_model()
+        batch = next(iter(subject.data()))
+        return check_invariants(model, plan, checked_step(subject.step), batch)

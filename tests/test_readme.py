@@ -1,0 +1,56 @@
+"""What the README shows works as it stands there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = re.findall(r"^    (gradscope .*?)(?: +#.*)?$", README, flags=re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a reader has written the subject file of the README."""
+    folder = tmp_path_factory.mktemp("readme")
+    (subject,) = [block for block in BLOCKS if block.startswith("# my_model.py")]
+    (folder / "my_model.py").write_text(subject, encoding="utf-8")
+    return folder
+
+
+def test_there_are_commands_and_code() -> None:
+    assert len(COMMANDS) >= 5
+    assert len(BLOCKS) == 2
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_readme(command: str, folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "gradscope.cli", *command.split()[1:]],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_the_python_of_the_readme(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run after the commands, in the folder that they wrote ``repaired`` into."""
+    monkeypatch.chdir(folder)
+    (api,) = [block for block in BLOCKS if not block.startswith("# my_model.py")]
+    names: dict[str, object] = {}
+    exec((folder / "my_model.py").read_text(encoding="utf-8"), names)
+    names |= {
+        "model": names["build_model"](),  # type: ignore[operator]
+        "batches": names["build_data"](),  # type: ignore[operator]
+        "my_optimizer": names["build_optimizer"],
+    }
+    exec(api, names)
+    assert names["report"].verdict.status == "nothing-to-fix"  # type: ignore[attr-defined]
