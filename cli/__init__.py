@@ -37,9 +37,11 @@ def _options(
 
 def main() -> None:
     """Runs the command line and exits: 0 nothing found, 1 findings, 2 usage, 3 target failed."""
+    # --debug may stand anywhere, so it is taken out before the commands see the rest.
     debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        app()
+        app(arguments)
     except GradscopeError as error:
         if debug:
             traceback.print_exc()
@@ -48,3 +50,12 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.echo("gradscope: interrupted", err=True)
         sys.exit(130)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        typer.echo(
+            f"gradscope: {type(error).__name__}: {error}. This was not foreseen; run it again "
+            "with --debug and report the traceback.",
+            err=True,
+        )
+        sys.exit(3)

@@ -15,7 +15,6 @@ def run(
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Where the files are written.")
     ] = Path("gradscope-demo"),
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Repair the shipped example, a deep sigmoid network that stays at 10 % accuracy."""
     from gradscope.cli import fix

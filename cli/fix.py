@@ -63,12 +63,11 @@ def run(
     form: options.OutputFormat = Format.TEXT,
     output: options.Output = None,
     trust_pickle: options.TrustPickle = False,
-    debug: options.Debug = False,
 ) -> None:
     """Repair a model that does not learn, and prove that it helped.
 
     Writes report.html, report.json, plan.json and, where there is one, repaired.pt into --out.
-    Exits 0 when it is fixed or nothing is to fix, 1 otherwise.
+    Exits 0 when it is fixed or nothing is to fix, else 1 if a finding is at or above --fail-on.
     """
     from gradscope.cli.progress import progress_bar
     from gradscope.cli.writing import check_writable, write

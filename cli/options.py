@@ -98,7 +98,6 @@ TrustPickle = Annotated[
     bool,
     typer.Option("--trust-pickle", help="Run the code in a pickled checkpoint. Only your own!"),
 ]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 DEFAULT_STEPS = 8
 """As gradscope.profile.DEFAULT_STEPS, which cannot be imported without torch; a test compares."""

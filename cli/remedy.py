@@ -17,15 +17,16 @@ def run(
     """Explain a remedy: what it does, when it applies, whether it is safe."""
     from gradscope import registry
     from gradscope.cli.pages import print_page, print_table
-    from gradscope.rules import summary
+    from gradscope.discovery import summary
 
     if name is None:
         print_table(
-            ("remedy", "changes", "treats", "what it does"),
+            ("remedy", "changes", "safe", "treats", "what it does"),
             [
                 (
                     remedy.name,
                     ", ".join(change.value for change in remedy.changes),
+                    "yes" if remedy.safe else "no",
                     " ".join(remedy.treats),
                     summary(remedy),
                 )

@@ -17,7 +17,8 @@ def run(
     """Explain a rule: what it does, why the fault is bad, when the rule is wrong."""
     from gradscope import registry
     from gradscope.cli.pages import print_page, print_table
-    from gradscope.rules import describe_limits, summary
+    from gradscope.discovery import summary
+    from gradscope.rules import describe_limits
 
     if key is None:
         print_table(

@@ -28,7 +28,6 @@ def run(
     form: options.OutputFormat = Format.TEXT,
     output: options.Output = None,
     trust_pickle: options.TrustPickle = False,
-    debug: options.Debug = False,
 ) -> None:
     """Find where the gradient of a model vanishes or explodes, and why.
 

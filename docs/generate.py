@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gradscope import registry
-from gradscope.rules import describe_limits, summary
+from gradscope.discovery import summary
+from gradscope.rules import describe_limits
 
 DOCS = Path(__file__).parent
 
@@ -72,11 +73,12 @@ def remedy_pages() -> Iterator[tuple[Path, str]]:
         DOCS / "remedies" / "index.md",
         "# Remedies\n\n"
         + table(
-            ("remedy", "changes", "treats", "what it does"),
+            ("remedy", "changes", "safe", "treats", "what it does"),
             [
                 (
                     f"[{remedy.name}]({remedy.name}.md)",
                     ", ".join(change.value for change in remedy.changes),
+                    "yes" if remedy.safe else "no",
                     ", ".join(remedy.treats),
                     summary(remedy),
                 )

@@ -8,7 +8,7 @@ import pkgutil
 from types import ModuleType
 from typing import TypeVar
 
-__all__ = ["concrete_classes"]
+__all__ = ["concrete_classes", "summary"]
 
 T = TypeVar("T")
 
@@ -35,3 +35,8 @@ def concrete_classes(package: ModuleType, base: type[T]) -> list[type[T]]:
             and member.__module__ == module.__name__
         ]
     return found
+
+
+def summary(documented: object) -> str:
+    """The first paragraph of an object's class documentation, without the full stop."""
+    return " ".join((type(documented).__doc__ or "").split("\n\n")[0].split()).rstrip(".")

@@ -62,6 +62,7 @@ def load_subject(spec: str, model: str | None = None) -> Subject:
         step=step or _no_loss(spec),
         build_optimizer=_function(module, "build_optimizer", spec),
         evaluate=_function(module, "evaluate", spec),
+        higher_is_better=_constant(module, "HIGHER_IS_BETTER", spec),
         kind="subject file" if name is None else "model factory",
     )
 
@@ -102,6 +103,13 @@ def _function(module: ModuleType, name: str, spec: str) -> Callable[..., Any] | 
     value = getattr(module, name, None)
     if value is not None and not callable(value):
         raise SubjectError(f"{name} in {spec} is a {type(value).__name__}, not a function.")
+    return value
+
+
+def _constant(module: ModuleType, name: str, spec: str) -> bool | None:
+    value = getattr(module, name, None)
+    if value is not None and not isinstance(value, bool):
+        raise SubjectError(f"{name} in {spec} is {value!r}; it must be True or False.")
     return value
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from gradscope import registry
+from gradscope.checked import BuildOptimizer
 from gradscope.errors import PlanError
 from gradscope.randomness import preserved_randomness
 from gradscope.records import Plan, Prescription
@@ -41,6 +43,24 @@ class Patch:
         for prescription in self.plan.prescriptions:
             training = registry.remedy(prescription.remedy).retrain(training, prescription)
         return training
+
+    def build_optimizer(
+        self, parameters: Iterable[nn.Parameter], original: BuildOptimizer | None = None
+    ) -> Optimizer:
+        """The optimizer that the plan prescribes.
+
+        Args:
+            parameters: to optimise, after patching: ``model.parameters()``.
+            original: makes the optimizer where the plan prescribes none.
+
+        Raises:
+            PlanError: the plan prescribes no optimizer and no original is given.
+        """
+
+        def missing(_: Iterable[nn.Parameter]) -> Optimizer:
+            raise PlanError("The plan prescribes no optimizer; give the original one's factory.")
+
+        return self.training(Training(original or missing)).build_optimizer(parameters)
 
     def __enter__(self) -> Patch:
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -14,6 +15,7 @@ from gradscope import registry
 from gradscope.diagnose import diagnose
 from gradscope.prescribe import prescribe
 from gradscope.profile import DEFAULT_STEPS, profile_steps
+from gradscope.profile.preserve import preserved
 from gradscope.randomness import preserved_randomness, seed_everything
 from gradscope.records import (
     SCHEMA_VERSION,
@@ -67,8 +69,8 @@ def scan(
         TargetError: the subject cannot be loaded or run.
         UsageError: ``select`` or ``ignore`` names no rule.
     """
-    examination = _examine(subject, steps, seed, select, ignore, progress)
-    return _report(examination, None, None)
+    with _left_alone(subject):
+        return _report(_examine(subject, steps, seed, select, ignore, progress), None, None)
 
 
 def fix(
@@ -133,6 +135,29 @@ def repair(
     """
     check_options(budget, seeds)
     only = tuple(registry.remedy(name).name for name in only)
+    with _left_alone(subject):
+        return _repaired(
+            subject, unsafe, budget, seeds, only, steps, seed, select, ignore, progress
+        )
+
+
+def _left_alone(subject: Subject) -> AbstractContextManager[None]:
+    """Keeps the user's own model as it is, also where the loss refers to it by itself."""
+    return nullcontext() if subject.live is None else preserved(subject.live)
+
+
+def _repaired(
+    subject: Subject,
+    unsafe: bool,
+    budget: float,
+    seeds: int | None,
+    only: tuple[str, ...],
+    steps: int,
+    seed: int,
+    select: Iterable[str] | None,
+    ignore: Iterable[str] | None,
+    progress: Progress | None,
+) -> Repair:
     examination = _examine(subject, steps, seed, select, ignore, progress)
     findings = examination.findings
     if not any(finding.severity is not Severity.INFO for finding in findings):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -19,11 +19,12 @@ T = TypeVar("T")
 _SEEDS = 2**63
 
 
-def _capture() -> Callable[[], None]:
-    """Notes the state of Python's, NumPy's and torch's generators; returns what puts it back."""
+def _capture(others: Sequence[torch.Generator] = ()) -> Callable[[], None]:
+    """Notes the state of the global generators and others; returns what puts it back."""
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     # Asking an accelerator that nothing has used yet for its state would start it.
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    states = [generator.get_state() for generator in others]
 
     def restore() -> None:
         random.setstate(python)
@@ -31,6 +32,8 @@ def _capture() -> Callable[[], None]:
         torch.set_rng_state(cpu)
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)
+        for generator, state in zip(others, states, strict=True):
+            generator.set_state(state)
 
     return restore
 
@@ -45,7 +48,11 @@ def seed_everything(seed: int) -> None:
         raise UsageError(f"The seed is {seed}; it must fit into 64 bits.")
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
-    torch.manual_seed(seed)
+    # torch.manual_seed() would also queue a seed for an accelerator that is not started yet, in
+    # the place of one that the user has queued.
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
 
 
 @contextmanager
@@ -68,19 +75,28 @@ class RandomStream:
     the batches through a stream keeps the orders matched.
     """
 
-    def __init__(self, seed: int) -> None:
-        with preserved_randomness(seed):
-            self._resume = _capture()
+    def __init__(self, seed: int, others: Sequence[torch.Generator] = ()) -> None:
+        """Starts at ``seed``; ``others`` are generators of the consumer's own."""
+        self._others = others
+        restore = _capture(others)
+        try:
+            seed_everything(seed)
+            for generator in others:
+                generator.manual_seed(seed)
+            self._resume = _capture(others)
+        finally:
+            restore()
 
     @contextmanager
     def resumed(self) -> Iterator[None]:
-        """Inside, the global generators go on where this stream left off."""
-        with preserved_randomness():
+        """Inside, the generators go on where this stream left off."""
+        restore = _capture(self._others)
+        try:
             self._resume()
-            try:
-                yield
-            finally:
-                self._resume = _capture()
+            yield
+        finally:
+            self._resume = _capture(self._others)
+            restore()
 
     def draw(self, items: Iterable[T]) -> Iterator[T]:
         """Yields ``items``, each of them fetched with this stream's random state."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 __all__ = [
+    "DO_NOTHING",
     "SCHEMA_VERSION",
     "Change",
     "Finding",
@@ -39,6 +40,9 @@ __all__ = [
     "Value",
     "Verdict",
 ]
+
+DO_NOTHING = "do-nothing"
+"""The arm of a comparison that trains the model as it is."""
 
 SCHEMA_VERSION = 1
 """Raised whenever a saved report of the version before would be read differently."""
@@ -357,7 +361,7 @@ class Trial:
         seed: of the weights and the batch order.
         steps: optimizer steps taken.
         metric: the value after the last step; NaN where training diverged.
-        curve: (step, training loss) at evenly spaced steps.
+        curve: (step, mean training loss since the point before).
         matched: whether it belongs to the matched comparison, not to the selection before it.
     """
 
@@ -395,7 +399,7 @@ class Verdict:
         trials: all trainings, selection first.
         failed_before, failed_after: share of matched runs that diverged or ended no better than
             they started.
-        remaining: codes of findings still there after the repair.
+        remaining: codes of findings in the repaired and trained models, new ones too.
         profile: of the repaired model after its first matched trial.
         reason: one sentence that says why this status.
     """

@@ -42,6 +42,8 @@ class Subject:
         evaluate: measures a trained model: numbers by name, the first is what repairs are judged
             by; or None.
         synthetic: whether the batches are made up.
+        higher_is_better: direction of that first number; None to tell it from its name.
+        live: the user's own model that is copied, to be left as it is; or None.
         kind: ``subject file``, ``model factory`` or ``live model``.
     """
 
@@ -52,6 +54,8 @@ class Subject:
     build_optimizer: BuildOptimizer | None = None
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None
     synthetic: bool = False
+    higher_is_better: bool | None = None
+    live: nn.Module | None = None
     kind: str = "subject file"
 
     @classmethod
@@ -63,6 +67,7 @@ class Subject:
         *,
         build_optimizer: BuildOptimizer | None = None,
         evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+        higher_is_better: bool | None = None,
         name: str | None = None,
     ) -> Subject:
         """A subject around a model that is already there; the model itself is never touched.
@@ -73,6 +78,7 @@ class Subject:
             loss: ``loss(output, batch)``, a scalar.
             build_optimizer: makes an optimizer for the parameters given.
             evaluate: as of a subject file.
+            higher_is_better: direction of its first number; None to tell it from its name.
             name: for reports; the model's class name without one.
         """
 
@@ -105,6 +111,8 @@ class Subject:
             step=step_from_loss(loss),
             build_optimizer=build_optimizer,
             evaluate=evaluate,
+            higher_is_better=higher_is_better,
+            live=model,
             kind="live model",
         )
 

@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gradscope.batches import Batch
-from gradscope.checked import backward, call, checked_step, make_optimizer, one_line, update
+from gradscope.batches import Batch, tensors_in
+from gradscope.checked import backward, checked_step, make_optimizer, one_line, update
 from gradscope.errors import GradscopeError, ModelError
+from gradscope.metric import evaluate
 from gradscope.patch import apply
-from gradscope.profile.preserve import preserved
+from gradscope.profile.preserve import same_bits
 from gradscope.randomness import RandomStream, preserved_randomness
 from gradscope.records import Plan, Trial
 from gradscope.remedies import Training
 from gradscope.subject import Subject
 
-__all__ = ["Arm", "Running", "evaluate", "higher_is_better", "training_of"]
+__all__ = ["Arm", "Running", "same_batches", "training_of"]
 
 _CURVE_POINTS = 40
-_LOSS_BATCHES = 16
-# Where a metric's name has one of these words in it, less is better.
-_LESS_IS_BETTER = {"mse", "mae", "rmse", "nll", "perplexity", "ppl", "deviation", "regret"}
-_LESS_IS_BETTER_ENDINGS = ("loss", "error", "errors")
+_COMPARED_BATCHES = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,47 +44,6 @@ def training_of(subject: Subject) -> Training:
     )
 
 
-def higher_is_better(metric: str) -> bool:
-    """Whether a metric of that name is one to be large, such as an accuracy."""
-    words = re.findall("[a-z]+", metric.lower())
-    return not any(
-        word in _LESS_IS_BETTER or word.endswith(_LESS_IS_BETTER_ENDINGS) for word in words
-    )
-
-
-def evaluate(subject: Subject, model: nn.Module) -> tuple[str, float]:
-    """The subject's first metric and its value; the mean loss of some batches without one.
-
-    Raises:
-        ModelError: ``evaluate`` failed or returned something else than numbers by name.
-    """
-    # Also the modes: an evaluate() that leaves the model in eval mode must not stop its training.
-    with preserved(model, seed=0):
-        if subject.evaluate is None:
-            return "loss", _mean_loss(subject, model)
-        metrics = call(subject.evaluate, model, where=f"evaluate() of {subject.name}")
-        try:
-            name, value = next(iter(metrics.items()))
-            return str(name), float(value)
-        except (AttributeError, StopIteration, TypeError, ValueError) as error:
-            raise ModelError(
-                f"evaluate() of {subject.name} must return numbers by name, such as "
-                f"{{'accuracy': 0.9}}; it returned {metrics!r:.80}."
-            ) from error
-
-
-@torch.no_grad()
-def _mean_loss(subject: Subject, model: nn.Module) -> float:
-    model.eval()
-    step = checked_step(subject.step)
-    losses = [
-        float(step(model, batch)) for batch in itertools.islice(subject.data(), _LOSS_BATCHES)
-    ]
-    if not losses:
-        raise ModelError(f"The data of {subject.name} holds no batch.")
-    return sum(losses) / len(losses)
-
-
 class Running:
     """A training that can be taken further in stages.
 
@@ -102,14 +57,17 @@ class Running:
         with preserved_randomness(seed):
             self.model = subject.build_model()
         self.patch = apply(self.model, replace(arm.plan, seed=seed))
-        self.model.train()
+        # Parts that were put into eval mode on purpose stay there.
+        if not self.model.training:
+            self.model.train()
         with preserved_randomness(seed):
             training = self.patch.training(training_of(subject))
             self._optimizer = make_optimizer(training.build_optimizer, self.model.parameters())
-        for group in self._optimizer.param_groups:
-            group["lr"] = group["lr"] * arm.learning_rate_factor
+        if arm.learning_rate_factor != 1:
+            for group in self._optimizer.param_groups:
+                group["lr"] = group["lr"] * arm.learning_rate_factor
         self._step = checked_step(subject.step)
-        self._batches = _endless(subject, RandomStream(seed))
+        self._batches = _endless(subject, seed)
         self._noise = RandomStream(seed + 1)
         self._curve: list[tuple[int, float]] = []
         self.diverged = False
@@ -141,10 +99,24 @@ class Running:
         return Trial(self.arm.name, self.seed, self.steps, metric, tuple(self._curve), matched)
 
 
-def _endless(subject: Subject, stream: RandomStream) -> Iterator[Batch]:
-    """The subject's batches over and over, all random numbers drawn from ``stream``."""
-    with stream.resumed():
+def same_batches(subject: Subject, seed: int) -> bool:
+    """Whether two trainings of one seed are given the same batches: whether arms can be matched."""
+    one, other = _endless(subject, seed), _endless(subject, seed)
+    return all(
+        all(
+            same_bits(left, right)
+            for left, right in zip(tensors_in(next(one)), tensors_in(next(other)), strict=True)
+        )
+        for _ in range(_COMPARED_BATCHES)
+    )
+
+
+def _endless(subject: Subject, seed: int) -> Iterator[Batch]:
+    """The subject's batches over and over, in an order that ``seed`` alone decides."""
+    made = RandomStream(seed)
+    with made.resumed():
         data: Iterable[Any] = subject.data()
+    stream = RandomStream(seed, _own_generators(data))
     while True:
         empty = True
         try:
@@ -159,8 +131,16 @@ def _endless(subject: Subject, stream: RandomStream) -> Iterator[Batch]:
             raise ModelError(f"The data of {subject.name} holds no batch.")
         if isinstance(data, Iterator):
             # A generator is spent after one pass.
-            with stream.resumed():
+            with made.resumed():
                 data = subject.data()
+
+
+def _own_generators(data: Any) -> list[torch.Generator]:
+    """The random generators that a DataLoader was given for itself."""
+    batch_sampler = getattr(data, "batch_sampler", None)
+    holders = (data, getattr(data, "sampler", None), getattr(batch_sampler, "sampler", None))
+    found = [getattr(holder, "generator", None) for holder in holders]
+    return list({id(each): each for each in found if isinstance(each, torch.Generator)}.values())
 
 
 def _shuffled(data: Iterable[Any], stream: RandomStream) -> Iterable[Any]:

@@ -10,15 +10,24 @@ from gradscope.checked import checked_step
 from gradscope.comparison import Comparison, compare
 from gradscope.diagnose import diagnose
 from gradscope.invariants import check_invariants
+from gradscope.metric import evaluate, higher_is_better
 from gradscope.profile import profile_steps
 from gradscope.randomness import preserved_randomness
-from gradscope.records import Findings, Invariant, Plan, Profile, Status, Trial, Verdict
+from gradscope.records import (
+    DO_NOTHING,
+    Findings,
+    Invariant,
+    Plan,
+    Profile,
+    Severity,
+    Status,
+    Trial,
+    Verdict,
+)
 from gradscope.subject import Subject
-from gradscope.trial import Arm, Running, evaluate, higher_is_better, training_of
+from gradscope.trial import Arm, Running, training_of
 
-__all__ = ["DO_NOTHING", "REPROFILED_SEEDS", "judge"]
-
-DO_NOTHING = "do-nothing"
+__all__ = ["REPROFILED_SEEDS", "judge"]
 
 REPROFILED_SEEDS = 5
 """On so many of the repaired and trained models the findings are looked for again."""
@@ -50,14 +59,19 @@ def judge(
         repaired: the winner's first matched runs.
         seed: the first seed.
     """
-    sign = 1.0 if higher_is_better(metric) else -1.0
+    sign = 1.0 if higher_is_better(subject, metric) else -1.0
     matched = [trial for trial in trials if trial.matched]
     seeds = tuple(dict.fromkeys(trial.seed for trial in matched))
     starts = [_start(subject, each) for each in seeds]
+    seen = [*starts, *(trial.metric for trial in matched)]
+    worst = sign * min((sign * value for value in seen if math.isfinite(value)), default=0.0)
+    starts = [start if math.isfinite(start) else worst for start in starts]
     values = {
         arm: _values([trial for trial in matched if trial.arm == arm], starts)
         for arm in dict.fromkeys(trial.arm for trial in matched)
     }
+    # Not the metrics: those of stuck runs may well be equal. NaN is unlike itself.
+    curves = {trial.curve for trial in matched if trial.arm == DO_NOTHING}
     comparison = compare(values[DO_NOTHING], values[winner.name])
     against_rate = compare(values[rate.name], values[winner.name])
     profiles = [_reprofiled(subject, run, findings.profile.steps, seed) for run in repaired]
@@ -66,7 +80,14 @@ def judge(
     failed_before = _failed(values[DO_NOTHING], starts, sign)
     failed_after = _failed(values[winner.name], starts, sign)
     broken = [invariant.name for invariant in invariants if not invariant.held]
-    if broken:
+    if len(curves) < len(seeds):
+        status = Status.UNVERIFIED
+        reason = (
+            f"Only {len(curves)} of {len(seeds)} seeds give a run of their own, so there is "
+            "nothing to compare: let weights or the order of batches depend on torch's random "
+            "state, for instance with shuffle=True."
+        )
+    elif broken:
         status, reason = Status.WORSE_UNDONE, f"It was undone: {broken[0]} does not hold."
     elif failed_after >= _RUINED and failed_after > failed_before:
         # One run that ends at 1e30 hides nine others from a t-test.
@@ -126,12 +147,12 @@ def _status(
     if remaining:
         return (
             Status.IMPROVED,
-            f"It learns better, but {', '.join(remaining)} is still found after the repair.",
+            f"It learns better, but {', '.join(remaining)} is found after the repair.",
         )
     return (
         Status.FIXED,
-        "The findings are gone, and it learns better than doing nothing, also at any other "
-        "learning rate tried.",
+        "The findings are gone, and it learns better than doing nothing, also with the best of "
+        "the other learning rates.",
     )
 
 
@@ -170,10 +191,20 @@ def _reprofiled(subject: Subject, run: Running, steps: int, seed: int) -> Profil
 
 
 def _remaining(findings: Findings, profiles: Sequence[Profile]) -> tuple[str, ...]:
-    """Codes of the original findings that show in at least half of the repaired models."""
-    codes = sorted(findings.codes)
-    after = [diagnose(profile, select=codes).codes for profile in profiles]
-    return tuple(code for code in codes if sum(code in found for found in after) * 2 >= len(after))
+    """Codes found in at least half of the repaired models: the original ones, and new errors."""
+    after = [
+        {
+            finding.code
+            for finding in diagnose(profile)
+            if finding.code in findings.codes or finding.severity is Severity.ERROR
+        }
+        for profile in profiles
+    ]
+    return tuple(
+        code
+        for code in sorted(set().union(*after))
+        if sum(code in found for found in after) * 2 >= len(after)
+    )
 
 
 def _invariants(subject: Subject, plan: Plan, seed: int) -> tuple[Invariant, ...]:

@@ -16,12 +16,22 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from gradscope.errors import GradscopeError, UsageError
+from gradscope.metric import evaluate, higher_is_better
 from gradscope.randomness import preserved_randomness
-from gradscope.records import Findings, Plan, Prescription, Refusal, Status, Trial, Verdict
+from gradscope.records import (
+    DO_NOTHING,
+    Findings,
+    Plan,
+    Prescription,
+    Refusal,
+    Status,
+    Trial,
+    Verdict,
+)
 from gradscope.subject import Subject
 from gradscope.threads import fastest_threads
-from gradscope.trial import Arm, Running, evaluate, higher_is_better
-from gradscope.verdict import DO_NOTHING, REPROFILED_SEEDS, judge
+from gradscope.trial import Arm, Running, same_batches
+from gradscope.verdict import REPROFILED_SEEDS, judge
 
 __all__ = ["DEFAULT_BUDGET", "FEWEST_SEEDS", "Progress", "Verified", "check_options", "verify"]
 
@@ -39,7 +49,11 @@ _MOST_STEPS = 3000
 _FEWEST_STEPS = 20
 _SELECTION_SEEDS = 2
 _TIMED_STEPS = 40
-_LEARNING_RATES = (0.3, 3.0, 10.0)
+_FEWEST_TIMED_STEPS = 3
+_TIMED_SHARE = 0.02
+# Selection may take this share of the budget; candidates that do not fit in are not tried.
+_SELECTION_SHARE = 0.4
+_LEARNING_RATES = (3.0, 0.3, 10.0)
 
 Progress = Callable[[str, float], None]
 """Is told what is going on and which share of it is done, from 0 to 1."""
@@ -96,6 +110,17 @@ def verify(
             plan,
             None,
         )
+    if not same_batches(subject, seed):
+        return Verified(
+            Verdict(
+                Status.UNVERIFIED,
+                "Two runs of the same seed are given different batches, so nothing can be "
+                "compared; draw what is random in the data from torch's, NumPy's or Python's "
+                "global generator.",
+            ),
+            plan,
+            None,
+        )
     return _Verification(subject, plan, findings, budget, seeds, seed, progress).run()
 
 
@@ -138,7 +163,7 @@ class _Verification:
         start = time.monotonic()
         self._metric, _ = evaluate(subject, model)
         self._evaluation = time.monotonic() - start
-        self._sign = 1.0 if higher_is_better(self._metric) else -1.0
+        self._sign = 1.0 if higher_is_better(subject, self._metric) else -1.0
 
     def run(self) -> Verified:
         choices = (self._plan.prescriptions, *self._plan.alternatives)
@@ -152,6 +177,7 @@ class _Verification:
             for factor in _LEARNING_RATES
         ]
         with fastest_threads(self._seconds_per_step) as seconds:
+            candidates, rates = self._affordable_arms(candidates, rates, seconds)
             steps = self._affordable_steps(len(candidates) + len(rates), seconds)
             winner, rate = self._select(candidates, rates, steps)
             if winner is None:
@@ -182,19 +208,38 @@ class _Verification:
                 for prescriptions in choices
                 if not helped or prescriptions != winner.plan.prescriptions
             ),
+            # Of the model that is handed back: the plan makes the same one again.
+            seed=repaired[0].seed if helped else self._plan.seed,
             refusals=(*self._plan.refusals, *self._refusals),
         )
         return Verified(verdict, plan, repaired[0].model if helped else None)
 
     def _seconds_per_step(self) -> float:
         running = Running(self._subject, Arm(DO_NOTHING), self._seed)
-        taken = []
+        taken: list[float] = []
         for step in range(1, _TIMED_STEPS + 1):
             start = time.monotonic()
             running.advance(step)
             taken.append(time.monotonic() - start)
+            if step >= _FEWEST_TIMED_STEPS and sum(taken) > _TIMED_SHARE * self._budget:
+                break
         # The median: the first steps warm up, and a busy machine delays some.
         return statistics.median(taken)
+
+    def _affordable_arms(
+        self, candidates: list[Arm], rates: list[Arm], seconds: float
+    ) -> tuple[list[Arm], list[Arm]]:
+        """As many arms as can be tried for the fewest steps; the rest is refused."""
+        one = _SELECTION_SEEDS * (_FEWEST_STEPS * seconds + 3 * self._evaluation)
+        fitting = int(_SELECTION_SHARE * self._budget / max(one, 1e-9))
+        kept_rates = rates[: max(1, fitting // 2)]
+        kept = candidates[: max(1, fitting - len(kept_rates))]
+        self._refusals += [
+            Refusal(entry.remedy, "the budget is too small to try it too", entry.sites)
+            for arm in candidates[len(kept) :]
+            for entry in arm.plan.prescriptions
+        ]
+        return kept, kept_rates
 
     def _affordable_steps(self, arms: int, seconds: float) -> int:
         """Steps of a full trial, given what one takes with nothing changed."""
@@ -246,7 +291,9 @@ class _Verification:
                     trials = [run.trial(matched=False) for run in runs]
                 except GradscopeError as error:
                     if arm in rates:
-                        raise
+                        # A learning rate at which the model fails is no rival.
+                        scores[arm] = -math.inf
+                        continue
                     self._broken.add(arm.name)
                     self._refusals += [
                         Refusal(entry.remedy, f"it could not be run: {error}", entry.sites)
@@ -263,7 +310,7 @@ class _Verification:
                 kept = _best_half([arm for arm in candidates if arm in running], scores)
                 kept += _best_half([arm for arm in rates if arm in running], scores)
                 for arm in [arm for arm in running if arm not in kept]:
-                    self._trials += [run.trial(matched=False) for run in running.pop(arm)]
+                    self._trials += [_trial(run, matched=False) for run in running.pop(arm)]
         return (
             max(
                 (arm for arm in candidates if arm in running), key=scores.__getitem__, default=None
@@ -286,8 +333,13 @@ class _Verification:
                     break
             for number, arm in enumerate(arms):
                 run = Running(self._subject, arm, first + index)
-                run.advance(steps)
-                self._trials.append(run.trial(matched=True))
+                try:
+                    run.advance(steps)
+                except GradscopeError:
+                    if arm.name == DO_NOTHING:
+                        raise
+                    run.diverged = True
+                self._trials.append(_trial(run, matched=True))
                 if arm is winner and index < REPROFILED_SEEDS:
                     repaired.append(run)
                 share = (index + (number + 1) / len(arms)) / wanted
@@ -296,6 +348,15 @@ class _Verification:
 
     def _score(self, trial: Trial) -> float:
         return self._sign * trial.metric if math.isfinite(trial.metric) else -math.inf
+
+
+def _trial(run: Running, *, matched: bool) -> Trial:
+    """The record of a run; where its model cannot even be evaluated, that of a failed one."""
+    try:
+        return run.trial(matched=matched)
+    except GradscopeError:
+        run.diverged = True
+        return run.trial(matched=matched)
 
 
 def _best_half(arms: Sequence[Arm], scores: dict[Arm, float]) -> list[Arm]:

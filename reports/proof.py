@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from gradscope.records import Trial, Verdict
+from gradscope.records import DO_NOTHING, Trial, Verdict
 from gradscope.reports.nodes import (
     Block,
     Cell,
@@ -34,9 +34,8 @@ from gradscope.reports.wording import (
     probability,
 )
 
-__all__ = ["DO_NOTHING", "repair_arm", "tried", "verdict_numbers"]
+__all__ = ["repair_arm", "tried", "verdict_numbers"]
 
-DO_NOTHING = "do-nothing"
 _EXTREME = 1e300
 _CURVES = 5
 """Training curves drawn: doing nothing, the repair and the best of the others."""

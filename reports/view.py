@@ -7,10 +7,11 @@ healthy model gets a short report. Renderers draw what stands here and decide no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from gradscope.records import (
+    Change,
     Finding,
     Plan,
     Prescription,
@@ -190,14 +191,7 @@ def _plan(plan: Plan | None, verdict: Verdict | None) -> tuple[Block, ...]:
     blocks += [_prescription(one) for one in plan.prescriptions]
     if plan.prescriptions:
         blocks.append(Paragraph("To apply it again, to a model with fresh weights too:"))
-        blocks.append(
-            Code(
-                (
-                    "import gradscope",
-                    'gradscope.apply(model, gradscope.load_plan("plan.json"))',
-                )
-            )
-        )
+        blocks.append(Code(tuple(_application(plan))))
     if plan.alternatives:
         blocks.append(
             Fold(
@@ -206,6 +200,14 @@ def _plan(plan: Plan | None, verdict: Verdict | None) -> tuple[Block, ...]:
             )
         )
     return tuple(blocks)
+
+
+def _application(plan: Plan) -> Iterator[str]:
+    """The lines that apply a plan to a model and train it as prescribed."""
+    yield "import gradscope"
+    yield 'patch = gradscope.apply(model, gradscope.load_plan("plan.json"))'
+    if any(Change.TRAINING in one.changes for one in plan.prescriptions):
+        yield "optimizer = patch.build_optimizer(model.parameters())"
 
 
 def _prescription(one: Prescription) -> Card:

@@ -23,6 +23,12 @@ from gradscope.records import Role, SiteProfile
 
 __all__ = ["Observer"]
 
+# Autograd's names of operations that only lay a tensor out anew.
+_RESHAPES = (
+    "Alias", "Clone", "Expand", "Permute", "Reshape", "Select", "Slice", "Squeeze", "TBackward",
+    "ToCopy", "Transpose", "UnsafeView", "Unsqueeze", "View",
+)  # fmt: skip
+
 # A unit is saturated when its elements are on at least this share of the observations.
 _SATURATED_OBSERVATIONS = 0.95
 
@@ -78,7 +84,7 @@ class Observer:
         self._saturated_now: Tensor | None = None
         self._scalars: list[Tensor] = []
         self._keys: list[tuple[_Site, str]] = []
-        self._outputs: list[tuple[weakref.ref[Tensor], _Site]] = []
+        self._outputs: list[tuple[weakref.ref[Tensor], Any, _Site]] = []
         handles: list[RemovableHandle] = [
             self._model.register_forward_pre_hook(self._see_inputs, with_kwargs=True)
         ]
@@ -134,8 +140,10 @@ class Observer:
                     self._saturated_now = mask(z)
 
         def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-            self.reached.add(name)
             y = next(tensors_in(output), None)
+            if y is None or y.numel():
+                # An expert that is called with no samples was not reached.
+                self.reached.add(name)
             if y is None or not y.is_floating_point() or not y.numel():
                 return
             recomputed = torch._C._current_graph_task_id() != -1
@@ -179,14 +187,14 @@ class Observer:
         if site is None:
             site = _Site(name, role, type(module).__name__, tuple(y.shape), axis)
             self._sites[name] = site
-        self._outputs.append((weakref.ref(output), site))
+        self._outputs.append((weakref.ref(output), output.grad_fn, site))
         if not self._counting_only:
             self._note(site, "forward_rms", statistics.rms(y))
             self._note(site, "variation", statistics.variation(y))
             self._note(site, "correlation", statistics.correlation(y))
             self._note(site, "forward_nonfinite", statistics.nonfinite(y))
         site.observations += y.numel() // max(1, y.shape[axis])
-        if role is Role.ACTIVATION and has_dead_zone(module):
+        if role is Role.ACTIVATION and has_dead_zone(type(module)):
             rows = statistics.units_first(y, axis)
             ever, always = rows.amax(dim=1) > 0, rows.amin(dim=1) > 0
             if site.ever_positive is not None and site.always_positive is not None:
@@ -208,10 +216,17 @@ class Observer:
     def _see_output(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
         # The last site that wrote a tensor is the one whose output it is: an in-place activation
         # returns the tensor of the layer before it.
-        last = {id(tensor): site for ref, site in self._outputs if (tensor := ref()) is not None}
+        tensors = {id(each): site for ref, _, site in self._outputs if (each := ref()) is not None}
+        nodes = {node: site for _, node, site in self._outputs if node is not None}
         for tensor in tensors_in(output):
-            if id(tensor) in last:
-                last[id(tensor)].is_output = True
+            # A squeeze or a reshape behind the last site does not make it less of an output.
+            node = tensor.grad_fn
+            while node is not None and node not in nodes and node.name().startswith(_RESHAPES):
+                node = node.next_functions[0][0]
+            site = tensors.get(id(tensor)) or (nodes.get(node) if node is not None else None)
+            if site is not None:
+                site.is_output = True
+        self._outputs = []
 
     def _note(self, site: _Site, what: str, value: Tensor) -> None:
         self._keys.append((site, what))

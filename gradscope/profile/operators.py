@@ -68,8 +68,8 @@ def _hardtanh_slope(module: nn.Module, z: Tensor) -> Tensor:
     return _window_slope(module.min_val, module.max_val)(module, z)  # type: ignore[arg-type]
 
 
-# Derivative over its maximum, for the activations bounded on both sides. ReLU6 stands below
-# Hardtanh, its base class, in neither: its lower side is ReLU's dead zone, counted as dead.
+# Derivative over its maximum, for the activations bounded on both sides. Of ReLU6, which stands
+# before Hardtanh, its base class, only the upper side: the lower one is counted as dead.
 _SLOPES: dict[type[nn.Module], Callable[[nn.Module, Tensor], Tensor]] = {
     nn.Sigmoid: _sigmoid_slope,
     nn.Tanh: _tanh_slope,
@@ -85,9 +85,9 @@ def is_activation(module: nn.Module) -> bool:
     return isinstance(module, _ACTIVATIONS)
 
 
-def has_dead_zone(module: nn.Module) -> bool:
+def has_dead_zone(kind: type[nn.Module]) -> bool:
     """Whether negative inputs leave neither output nor gradient."""
-    return isinstance(module, _DEAD_ZONE)
+    return issubclass(kind, _DEAD_ZONE)
 
 
 def saturation(module: nn.Module) -> Callable[[Tensor], Tensor] | None:

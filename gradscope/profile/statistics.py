@@ -93,4 +93,4 @@ def to_floats(scalars: list[Tensor]) -> list[float]:
         return []
     if len({scalar.device for scalar in scalars}) > 1:
         return [float(scalar) for scalar in scalars]
-    return torch.stack([scalar.to(torch.float64) for scalar in scalars]).tolist()
+    return torch.stack([scalar.to(_width(scalar)) for scalar in scalars]).tolist()

@@ -16,9 +16,26 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gradscope.errors import PlanError
-from gradscope.records import Change, Finding, Prescription, Profile, Refusal, Value
+from gradscope.records import (
+    Change,
+    Finding,
+    Prescription,
+    Profile,
+    Refusal,
+    SiteProfile,
+    Value,
+)
 
-__all__ = ["Remedy", "Training", "Undo", "child", "parent_and_name", "replaceable"]
+__all__ = [
+    "Remedy",
+    "Training",
+    "Undo",
+    "child",
+    "modules_at",
+    "outputs",
+    "parent_and_name",
+    "replaceable",
+]
 
 Undo = Callable[[], None]
 
@@ -121,15 +138,28 @@ def parent_and_name(model: nn.Module, site: str, remedy: str) -> tuple[nn.Module
     return parent, name
 
 
+def modules_at(model: nn.Module, sites: Iterable[SiteProfile]) -> set[int]:
+    """Identities of the modules at these sites, whatever name each use of them has."""
+    return {id(model.get_submodule(site.name.partition("@")[0])) for site in sites}
+
+
+def outputs(model: nn.Module, profile: Profile) -> set[int]:
+    """Identities of the modules whose output is the model's: their range is meant."""
+    return modules_at(model, (site for site in profile.sites if site.is_output))
+
+
 def replaceable(
-    model: nn.Module, kinds: tuple[type[nn.Module], ...], except_for: Collection[str] = ()
+    model: nn.Module, kinds: tuple[type[nn.Module], ...], except_for: Collection[int] = ()
 ) -> list[str]:
-    """Every place of a module of these kinds that another module can take."""
+    """Every place of a module of these kinds that another module can take.
+
+    ``except_for`` holds identities of modules.
+    """
     return [
         name
         for name, module in model.named_modules(remove_duplicate=False)
         if name
         and isinstance(module, kinds)
-        and name not in except_for
+        and id(module) not in except_for
         and not isinstance(model.get_submodule(name.rpartition(".")[0]), _FUSED)
     ]

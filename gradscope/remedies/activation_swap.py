@@ -9,7 +9,7 @@ from torch import nn
 from gradscope.errors import PlanError
 from gradscope.profile.operators import is_activation
 from gradscope.records import Change, Finding, Prescription, Profile, Refusal
-from gradscope.remedies import Remedy, Undo, parent_and_name, replaceable
+from gradscope.remedies import Remedy, Undo, modules_at, outputs, parent_and_name, replaceable
 
 __all__ = ["ActivationSwap"]
 
@@ -28,7 +28,8 @@ class ActivationSwap(Remedy):
     """Put another activation in the place of the present ones.
 
     ## What it does
-    Replaces sigmoids and their like by ReLU or tanh, dead ReLUs by LeakyReLU. Weights stay.
+    Replaces sigmoids and their like by ReLU or tanh, and the ReLUs at sites with dead units by
+    LeakyReLU. Weights stay.
 
     ## When it applies
     The activation modules are sub-modules that can be exchanged. Most of all on fresh weights: a
@@ -54,8 +55,13 @@ class ActivationSwap(Remedy):
     ) -> list[Prescription | Refusal]:
         dying = finding.code == "GS201"
         kinds: tuple[type[nn.Module], ...] = (nn.ReLU,) if dying else _BOUNDED
-        outputs = {site.name for site in profile.sites if site.is_output}
-        sites = replaceable(model, kinds, outputs)
+        sites = replaceable(model, kinds, outputs(model, profile))
+        if finding.code in ("GS201", "GS202"):
+            # What works is left alone; a finding over depth is no single site's.
+            faulty = modules_at(
+                model, (site for site in profile.sites if site.name in finding.sites)
+            )
+            sites = [site for site in sites if id(model.get_submodule(site)) in faulty]
         if not sites:
             return [self.refusal("there is no activation module that another would relieve")]
         choices = ("leaky-relu",) if dying else ("relu", "tanh")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import ClassVar
 
 from torch import nn
 
 from gradscope.derivatives import derivative, derivatives
 from gradscope.errors import PlanError
+from gradscope.profile.operators import has_dead_zone
 from gradscope.records import Change, Finding, Prescription, Profile, Refusal
-from gradscope.remedies import Remedy, Undo, child
+from gradscope.remedies import Remedy, Undo, child, modules_at, outputs
 
 __all__ = ["ArtificialDerivative"]
 
@@ -46,8 +48,12 @@ class ArtificialDerivative(Remedy):
     changes = (Change.BACKWARD,)
     treats = ("GS101", "GS201")
     parameters: ClassVar[dict[str, str]] = {
-        "derivative": "name of the artificial derivative",
-        "k": "steepness of relu-logistic",
+        "derivative": f"one of {', '.join(derivatives())}",
+        **{
+            entry.name: f"of {name}"
+            for name, kind in derivatives().items()
+            for entry in fields(kind)  # type: ignore[arg-type]
+        },
     }
 
     def propose(
@@ -61,13 +67,16 @@ class ArtificialDerivative(Remedy):
                 )
             ]
         proposals: list[Prescription | Refusal] = []
+        ends = outputs(model, profile)
+        faulty = modules_at(model, (site for site in profile.sites if site.name in finding.sites))
         for name, kind in derivatives().items():
-            if (finding.code == "GS201") is not (kind.native is nn.ReLU):
+            if (finding.code == "GS201") is not has_dead_zone(kind.native):
                 continue
-            sites = _modules_of(model, kind.native)
-            if not sites:
-                continue
-            proposals.append(
+            everywhere = _modules_of(model, kind.native, ends)
+            here = [site for site in everywhere if id(model.get_submodule(site)) in faulty]
+            # Units that live now may die in training, so all of the kind are tried as well.
+            choices = [here, everywhere] if finding.code == "GS201" else [everywhere]
+            proposals += [
                 self.prescription(
                     finding,
                     f"{kind.native.__name__}'s derivative becomes {kind.formula}; "
@@ -76,7 +85,9 @@ class ArtificialDerivative(Remedy):
                     derivative=name,
                     **vars(kind()),
                 )
-            )
+                for index, sites in enumerate(choices)
+                if sites and sites not in choices[:index]
+            ]
         return proposals or [
             self.refusal("no activation module here has an artificial derivative for this fault")
         ]
@@ -104,6 +115,10 @@ class ArtificialDerivative(Remedy):
         return undo
 
 
-def _modules_of(model: nn.Module, kind: type[nn.Module]) -> list[str]:
+def _modules_of(model: nn.Module, kind: type[nn.Module], except_for: set[int]) -> list[str]:
     """Names of the modules of exactly that class: a subclass may have a forward of its own."""
-    return [name for name, module in model.named_modules() if type(module) is kind and name]
+    return [
+        name
+        for name, module in model.named_modules()
+        if type(module) is kind and name and id(module) not in except_for
+    ]

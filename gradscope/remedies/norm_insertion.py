@@ -15,7 +15,13 @@ from gradscope.remedies import Remedy, Undo, parent_and_name, replaceable
 
 __all__ = ["NormInsertion"]
 
-_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_NORMS = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+)
 
 # Below this many samples the statistics of BatchNorm are mostly noise (Wu, He 2018, figure 1).
 _SMALLEST_BATCH = 8
@@ -71,6 +77,9 @@ class NormInsertion(Remedy):
                 )
             ]
         names = [site.name for site in sites]
+        own = [name for name in names if any(model.get_submodule(name).parameters())]
+        if own:
+            return [self.refusal("an activation has parameters, whose names would change", own)]
         fused = sorted(set(names) - set(replaceable(model, (nn.Module,))))
         if fused:
             return [self.refusal("an activation is part of a fused layer", fused)]
@@ -91,6 +100,10 @@ class NormInsertion(Remedy):
                     names,
                     layers=_joined(filter(None, batch_norms)),
                 )
+            )
+        else:
+            proposals.append(
+                self.refusal("BatchNorm needs units in dimension 1, and here they are in the last")
             )
         proposals.append(
             self.prescription(

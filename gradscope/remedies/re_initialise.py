@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from gradscope.errors import PlanError
+from gradscope.profile.operators import saturation
 from gradscope.records import Change, Finding, Prescription, Profile, Refusal
 from gradscope.remedies import Remedy, Undo, child
 
@@ -41,8 +43,9 @@ class ReInitialise(Remedy):
     """Draw the weights anew, at the scale that the layers' fan and activation ask for.
 
     ## What it does
-    Linear and convolution weights are drawn from He's (behind ReLU and its like) or Xavier's
-    normal distribution, biases are set to zero.
+    Linear and convolution weights are drawn from Xavier's normal distribution in models with
+    bounded activations, from He's in others; biases are set to zero. Frozen, parametrised and
+    shared weights stay.
 
     ## When it applies
     To weights that have not learned anything yet: a scale that makes the signal decay, grow or
@@ -67,12 +70,17 @@ class ReInitialise(Remedy):
     def propose(
         self, finding: Finding, profile: Profile, model: nn.Module
     ) -> list[Prescription | Refusal]:
+        holders = Counter(
+            id(weight) for module in model.modules() for weight in module.parameters(recurse=False)
+        )
+        shared = {weight for weight, count in holders.items() if count > 1}
         sites = [
             name
             for name, module in model.named_modules()
             if isinstance(module, _LAYERS)
             and not is_parametrized(module)
             and module.weight.requires_grad
+            and id(module.weight) not in shared
         ]
         if not sites or "" in sites:
             return [
@@ -81,10 +89,8 @@ class ReInitialise(Remedy):
                     "its own"
                 )
             ]
-        rectified = any(isinstance(module, (nn.ReLU, nn.LeakyReLU)) for module in model.modules())
-        scheme, formula = (
-            ("he", "2 / fan-in") if rectified else ("xavier", "2 / (fan-in + fan-out)")
-        )
+        bounded = any(saturation(module) is not None for module in model.modules())
+        scheme, formula = ("xavier", "2 / (fan-in + fan-out)") if bounded else ("he", "2 / fan-in")
         return [
             self.prescription(
                 finding,

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from gradscope.records import Finding, Measure, Profile, Severity, Skipped
 from gradscope.subject import Subject
 
-__all__ = ["Rule", "describe_limits", "in_most_steps", "limit", "summary"]
+__all__ = ["Rule", "describe_limits", "in_most_steps", "limit"]
 
 L = TypeVar("L")
 
@@ -73,11 +73,6 @@ def describe_limits(limits: Any) -> Iterator[tuple[str, float, str, str]]:
             entry.metadata["unit"],
             entry.metadata["source"],
         )
-
-
-def summary(documented: object) -> str:
-    """The first paragraph of a docstring as one line, without the full stop."""
-    return " ".join((type(documented).__doc__ or "").split("\n\n")[0].split()).rstrip(".")
 
 
 def in_most_steps(faulty: Iterable[bool]) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass
 
+from scipy.stats import binomtest
 from torch import nn
 
 from gradscope.records import Finding, Measure, Profile, Severity, SiteProfile, Skipped
@@ -13,6 +15,9 @@ from gradscope.subject import Subject
 
 __all__ = ["DeadReLU", "Limits"]
 
+# Variation across samples that is rounding.
+_SAME = 1e-5
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -20,6 +25,9 @@ class Limits:
 
     warning: float = limit(0.5, "share of a site's units", "docs/decisions/0009-default-limits.md")
     error: float = limit(0.8, "share of a site's units", "docs/decisions/0009-default-limits.md")
+    chance: float = limit(
+        0.05, "probability", "convention: four dead units of four may be chance, five are not"
+    )
     observations: float = limit(2000, "samples times positions", "design")
 
 
@@ -32,7 +40,8 @@ class DeadReLU(Rule[Limits]):
     about half of a ReLU's elements are. From the share of dead units it takes the share of
     units that are always positive: where samples hardly differ yet, as deep in a fresh network,
     every unit is one or the other, by the toss of a coin, and the two are equally many. It fires
-    above the limit at any one site.
+    above the limit at any one site, unless the coin alone is likely to do it (a gate of four
+    units) and the samples still differ behind it.
 
     ## Why it is bad
     Where a ReLU's input is negative its derivative is zero. A unit for which that holds on all
@@ -63,7 +72,12 @@ class DeadReLU(Rule[Limits]):
                 f"units were seen on {most} samples and positions, "
                 f"{limits.observations:g} are needed; give more batches",
             )
-        faulty = [site for site in seen if _excess(site) > limits.warning]
+        faulty = [
+            site
+            for site in seen
+            if _excess(site) > limits.warning
+            and (_by_chance(site) < limits.chance or _cuts_off(profile, site))
+        ]
         if not faulty:
             return None
         worst = max(faulty, key=_excess)
@@ -112,3 +126,16 @@ class DeadReLU(Rule[Limits]):
 def _excess(site: SiteProfile) -> float:
     """The share of units never positive less the share of units always positive."""
     return (site.dead or 0.0) - (site.always_positive or 0.0)
+
+
+def _by_chance(site: SiteProfile) -> float:
+    """The probability of so many dead units if each were dead or always positive by a fair coin."""
+    dead = round((site.dead or 0.0) * site.units)
+    settled = dead + round((site.always_positive or 0.0) * site.units)
+    return float(binomtest(dead, settled, alternative="greater").pvalue) if settled else 1.0
+
+
+def _cuts_off(profile: Profile, site: SiteProfile) -> bool:
+    """Whether behind the site all samples look the same to the end."""
+    behind = profile.sites[site.index + 1 :]
+    return all(statistics.median(each.variation) < _SAME for each in behind)

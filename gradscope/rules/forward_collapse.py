@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ class ForwardCollapse(Rule[Limits]):
     ## What it does
     Takes at each activation the standard deviation across samples over the RMS, and compares it
     with that of the model's input (with the first site's where inputs are not real numbers). It
-    fires where less than the limit is left in at least 5 of 8 steps.
+    fires where from some site to the last less than the limit is left in at least 5 of 8 steps.
 
     ## Why it is bad
     A layer that gives every sample the same output has nothing for the next one to work with. The
@@ -63,11 +64,15 @@ class ForwardCollapse(Rule[Limits]):
         if not any(value > 0 for value in reference):
             return Skipped(self.code, "the inputs do not vary across samples")
         base = statistics.median(value for value in reference if value > 0)
-        faulty = [
-            site
-            for site in sites
-            if in_most_steps(value < limits.variation * base for value in _finite(site))
-        ]
+        # From where on to the end: a collapsed gate beside a live trunk is no collapse.
+        faulty = list(
+            itertools.takewhile(
+                lambda site: in_most_steps(
+                    value < limits.variation * base for value in _finite(site)
+                ),
+                reversed(sites),
+            )
+        )[::-1]
         if not faulty:
             return None
         last = faulty[-1]

@@ -25,7 +25,7 @@ class NoGradient(Rule[Limits]):
 
     ## What it does
     Lists the parameters that require a gradient, belong to a module that ran, and got None or
-    exactly zero in at least 5 of 8 steps.
+    exactly zero in at least 5 of 8 steps. Zero counts only where an optimizer makes updates.
 
     ## Why it is bad
     They cannot learn: they stay as they were initialised, or shrink under weight decay. The usual
@@ -47,17 +47,25 @@ class NoGradient(Rule[Limits]):
     explained_by = ("GS401", "GS201")
 
     def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
-        if not any(profile.losses):
+        counting = [index for index, loss in enumerate(profile.losses) if loss != 0]
+        if not counting:
             return Skipped(self.code, "the loss is exactly zero, so there is nothing to learn")
         eligible = [
             parameter
             for parameter in profile.parameters
             if parameter.trainable and parameter.reached and parameter.elements
         ]
+        # Behind a gate that starts at zero (ReZero, LoRA) gradients are zero until the first
+        # update; where there are no updates, only a gradient that does not exist is a fault.
+        zero_counts = profile.optimizer is not None
         silent = [
             parameter
             for parameter in eligible
-            if in_most_steps(not norm for norm in parameter.gradient_norm)
+            if in_most_steps(
+                parameter.gradient_norm[index] is None
+                or (zero_counts and parameter.gradient_norm[index] == 0)
+                for index in counting
+            )
         ]
         if len(silent) <= limits.parameters:
             return None

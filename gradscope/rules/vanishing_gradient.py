@@ -65,14 +65,12 @@ class VanishingGradient(Rule[Limits]):
         if len(sites) < 2:
             return Skipped(self.code, "fewer than two sites received a gradient")
         first, last = sites[0], sites[-1]
+        # A step in which nothing arrives at either end (a hinge loss of zero) says nothing.
         ratios = [
-            near / far if far else 0.0
+            near / far
             for near, far in zip(backward_signal(first), backward_signal(last), strict=True)
-            if math.isfinite(near) and math.isfinite(far)
+            if math.isfinite(near) and 0 < far < math.inf
         ]
-        # Where nothing at all arrives, at either end, the loss itself is flat: GS103 speaks of it.
-        if not any(backward_signal(last)):
-            return None
         if not in_most_steps(ratio < limits.warning for ratio in ratios):
             return None
         evidence: dict[str, Measure] = {}

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from gradscope import registry
+from gradscope.discovery import summary
 from gradscope.errors import PlanError
 from gradscope.patch import apply
 from gradscope.profile import profile
 from gradscope.records import Change, Finding, Plan, Prescription, Profile, Refusal, Severity
 from gradscope.remedies import Remedy, Training
 from gradscope.reports import read_plan, render_plan
-from gradscope.rules import summary
 from gradscope.rules.subjects import perceptron
 
 MISPLACED = Prescription("re-initialise", (Change.PARAMETERS,), (), {"scheme": "he"}, "", "")

@@ -14,11 +14,11 @@ import torch
 
 import gradscope.rules
 from gradscope import registry
-from gradscope.discovery import concrete_classes
+from gradscope.discovery import concrete_classes, summary
 from gradscope.pipeline import scan
 from gradscope.profile import profile_steps
 from gradscope.records import Finding, Profile
-from gradscope.rules import Rule, describe_limits, summary
+from gradscope.rules import Rule, describe_limits
 
 SEEDS = range(5)
 

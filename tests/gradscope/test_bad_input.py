@@ -242,9 +242,9 @@ def test_an_evaluate_that_leaves_the_model_in_eval_mode_does_not_stop_training()
         return squared(output, batch)
 
     fix(replace(subject(evaluate=evaluate), step=step))
-    # The check of what a repair must not change looks at both modes: three times in eval.
+    # The check of what a repair must not change looks at both modes: four times in eval.
     assert modes.count(True) > 100
-    assert modes.count(False) <= 3
+    assert modes.count(False) <= 4
 
 
 def fails(parameters: Any) -> torch.optim.Optimizer:

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from gradscope.errors import GradscopeError, ModelError
+from gradscope.metric import evaluate, higher_is_better
 from gradscope.records import Change, Plan, Prescription
 from gradscope.subject import Subject, step_from_loss
-from gradscope.trial import Arm, Running, evaluate, higher_is_better, training_of
+from gradscope.trial import Arm, Running, training_of
 
 SWAP = Plan(
     (Prescription("activation-swap", (Change.FORWARD,), ("1",), {"activation": "tanh"}, "", ""),)
@@ -286,16 +287,16 @@ def test_evaluation_is_repeatable_and_leaves_the_random_numbers_alone() -> None:
 
 @pytest.mark.parametrize("name", ["accuracy", "test accuracy", "F1", "AUC", "reward", "BLEU", "R2"])
 def test_more_is_better(name: str) -> None:
-    assert higher_is_better(name)
+    assert higher_is_better(subject(), name)
 
 
 @pytest.mark.parametrize("name", ["loss", "Test Loss", "error rate", "MSE", "perplexity"])
 def test_less_is_better(name: str) -> None:
-    assert not higher_is_better(name)
+    assert not higher_is_better(subject(), name)
 
 
 def test_a_word_that_only_contains_a_short_name_of_a_loss_is_none() -> None:
-    assert higher_is_better("apple recall"), "'ppl' is perplexity, 'apple' is not"
+    assert higher_is_better(subject(), "apple recall"), "'ppl' is perplexity, 'apple' is not"
 
 
 def test_without_an_optimizer_it_is_sgd_with_momentum() -> None:
