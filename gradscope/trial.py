@@ -25,6 +25,8 @@ __all__ = ["Arm", "Running", "same_batches", "training_of"]
 
 _CURVE_POINTS = 40
 _COMPARED_BATCHES = 2
+_MOST_AHEAD = 16
+_AHEAD_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +122,7 @@ def _endless(subject: Subject, seed: int) -> Iterator[Batch]:
     while True:
         empty = True
         try:
-            for batch in stream.draw(_shuffled(data, stream)):
+            for batch in stream.draw(_shuffled(data, stream), _ahead):
                 empty = False
                 yield batch
         except GradscopeError:
@@ -133,6 +135,12 @@ def _endless(subject: Subject, seed: int) -> Iterator[Batch]:
             # A generator is spent after one pass.
             with made.resumed():
                 data = subject.data()
+
+
+def _ahead(batch: Batch) -> int:
+    """How many batches to fetch at a time: what fits into 16 MB, 16 at most."""
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(batch))
+    return max(1, min(_MOST_AHEAD, _AHEAD_BYTES // max(1, size)))
 
 
 def _own_generators(data: Any) -> list[torch.Generator]:

@@ -167,7 +167,7 @@ class _Verification:
 
     def run(self) -> Verified:
         choices = (self._plan.prescriptions, *self._plan.alternatives)
-        names = _distinct([_name(prescriptions) for prescriptions in choices])
+        names = _names(choices)
         candidates = [
             Arm(name, replace(self._plan, prescriptions=prescriptions))
             for name, prescriptions in zip(names, choices, strict=True)
@@ -365,24 +365,26 @@ def _best_half(arms: Sequence[Arm], scores: dict[Arm, float]) -> list[Arm]:
     return ranked[: max(1, (len(arms) + 1) // 2)]
 
 
-def _name(prescriptions: Sequence[Prescription]) -> str:
-    """A short name: the remedies with the parameters that tell them from their alternatives."""
-    return " + ".join(
-        entry.remedy
-        + (
-            f" ({', '.join(str(value) for value in entry.parameters.values())})"
-            * bool(entry.parameters)
-        )
-        for entry in prescriptions
-    )
+def _names(choices: Sequence[Sequence[Prescription]]) -> list[str]:
+    """Short names: remedies with their parameters, with what tells them apart where it takes more.
 
-
-def _distinct(names: Sequence[str]) -> list[str]:
-    """Numbers names that stand more than once: the same remedy at other sites."""
+    The same remedy at other sites is told by how many they are, and by a number if that is equal.
+    """
+    names = [" + ".join(map(_name, prescriptions)) for prescriptions in choices]
+    at = [sum(len(entry.sites) for entry in prescriptions) for prescriptions in choices]
+    names = [
+        f"{name} at {sites} sites" if names.count(name) > 1 else name
+        for name, sites in zip(names, at, strict=True)
+    ]
     return [
         f"{name} #{names[:index].count(name) + 1}" if names.count(name) > 1 else name
         for index, name in enumerate(names)
     ]
+
+
+def _name(entry: Prescription) -> str:
+    values = ", ".join(map(str, entry.parameters.values()))
+    return f"{entry.remedy} ({values})" if values else entry.remedy
 
 
 def _rounded(steps: int) -> int:
