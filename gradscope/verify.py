@@ -49,7 +49,7 @@ _MOST_STEPS = 3000
 _FEWEST_STEPS = 20
 _SELECTION_SEEDS = 2
 _TIMED_STEPS = 40
-_FEWEST_TIMED_STEPS = 3
+_TIMED_BLOCK = 5
 _TIMED_SHARE = 0.02
 # Selection may take this share of the budget; candidates that do not fit in are not tried.
 _SELECTION_SHARE = 0.4
@@ -217,11 +217,14 @@ class _Verification:
     def _seconds_per_step(self) -> float:
         running = Running(self._subject, Arm(DO_NOTHING), self._seed)
         taken: list[float] = []
-        for step in range(1, _TIMED_STEPS + 1):
+        started = time.monotonic()
+        while running.steps < _TIMED_STEPS and not running.diverged:
+            # One step by itself first: it may take as long as all that is planned for the others.
+            steps = _TIMED_BLOCK if taken else 1
             start = time.monotonic()
-            running.advance(step)
-            taken.append(time.monotonic() - start)
-            if step >= _FEWEST_TIMED_STEPS and sum(taken) > _TIMED_SHARE * self._budget:
+            running.advance(running.steps + steps)
+            taken.append((time.monotonic() - start) / steps)
+            if len(taken) > 1 and time.monotonic() - started > _TIMED_SHARE * self._budget:
                 break
         # The median: the first steps warm up, and a busy machine delays some.
         return statistics.median(taken)

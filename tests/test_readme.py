@@ -47,10 +47,7 @@ def test_the_python_of_the_readme(folder: Path, monkeypatch: pytest.MonkeyPatch)
     (api,) = [block for block in BLOCKS if not block.startswith("# my_model.py")]
     names: dict[str, object] = {}
     exec((folder / "my_model.py").read_text(encoding="utf-8"), names)
-    names |= {
-        "model": names["build_model"](),  # type: ignore[operator]
-        "batches": names["build_data"](),  # type: ignore[operator]
-        "my_optimizer": names["build_optimizer"],
-    }
+    names["model"] = names["build_model"]()  # type: ignore[operator]
+    names["batches"] = names["build_data"]()  # type: ignore[operator]
     exec(api, names)
     assert names["report"].verdict.status == "nothing-to-fix"  # type: ignore[attr-defined]

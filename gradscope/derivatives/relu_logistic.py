@@ -57,7 +57,7 @@ class ReLULogistic(Derivative):
 
     Attributes:
         k: steepness, per unit of pre-activation; larger is closer to ReLU's own derivative. The
-            paper has 1 in equation 8 and 3.5 in its experiment.
+            paper has 1 in equation 8 and 3.5 in its experiment; 2 is decision 5.
     """
 
     name = "relu-logistic"
@@ -66,7 +66,7 @@ class ReLULogistic(Derivative):
     native = nn.ReLU
     module = LogisticReLU
 
-    k: float = 3.5
+    k: float = 2.0
 
     def __post_init__(self) -> None:
         k: object = self.k

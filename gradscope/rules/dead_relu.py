@@ -23,8 +23,8 @@ _SAME = 1e-5
 class Limits:
     """Dead units are counted less the units that are always positive."""
 
-    warning: float = limit(0.5, "share of a site's units", "docs/decisions/0009-default-limits.md")
-    error: float = limit(0.8, "share of a site's units", "docs/decisions/0009-default-limits.md")
+    warning: float = limit(0.5, "share of a site's units", "decision 9")
+    error: float = limit(0.8, "share of a site's units", "decision 9")
     chance: float = limit(
         0.05, "probability", "convention: four dead units of four may be chance, five are not"
     )

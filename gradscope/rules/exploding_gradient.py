@@ -21,7 +21,7 @@ __all__ = ["ExplodingGradient", "Limits"]
 class Limits:
     """Each is the backward signal at the first site over that at the last (dimensionless)."""
 
-    warning: float = limit(300.0, "ratio", "docs/decisions/0009-default-limits.md")
+    warning: float = limit(300.0, "ratio", "decision 9")
     error: float = limit(1e3, "ratio", "design")
 
 

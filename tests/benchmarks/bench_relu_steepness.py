@@ -24,7 +24,7 @@ from gradscope.examples.training import accuracy
 from gradscope.patch import apply
 from gradscope.records import Change, Plan, Prescription
 
-STEEPNESSES = (None, 1.0, 3.5, 10.0)
+STEEPNESSES = (None, 1.0, 2.0, 3.5, 10.0)
 DYING_STEPS = 2000
 LIVE_STEPS = 1400
 

@@ -156,10 +156,7 @@ def test_the_artificial_derivative_repairs_the_dying_network(
     examples: Path, tmp_path: Path
 ) -> None:
     run = subprocess.run(
-        [
-            *(COMMAND, "fix", examples / "dying_relu.py", "--out", tmp_path / "dying"),
-            *("--seeds", "20", "--budget", "100"),
-        ],
+        [*(COMMAND, "fix", examples / "dying_relu.py", "--out", tmp_path / "dying")],
         capture_output=True,
         text=True,
     )
