@@ -51,7 +51,12 @@ def diagnose(
         for rule in rules
         if rule.code in found
     ]
-    return Findings(profile, tuple(_causes_first(items)), tuple(skipped))
+    return Findings(
+        profile,
+        tuple(_causes_first(items)),
+        tuple(skipped),
+        tuple(rule.code for rule in rules),
+    )
 
 
 def _causes_first(items: list[Finding]) -> list[Finding]:

@@ -136,46 +136,29 @@ def repair(
     check_options(budget, seeds)
     only = tuple(registry.remedy(name).name for name in only)
     with _left_alone(subject):
-        return _repaired(
-            subject, unsafe, budget, seeds, only, steps, seed, select, ignore, progress
+        examination = _examine(subject, steps, seed, select, ignore, progress)
+        findings = examination.findings
+        if not any(finding.severity is not Severity.INFO for finding in findings):
+            verdict = Verdict(Status.NOTHING_TO_FIX, "Nothing is wrong that a remedy treats.")
+            return Repair(_report(examination, None, verdict), None)
+        plan = prescribe(findings, examination.model, unsafe=unsafe, only=only)
+        if not plan.prescriptions:
+            verdict = Verdict(
+                Status.NO_EFFECT,
+                "No remedy applies"
+                + ("" if unsafe else " that leaves the model's function alone (see the refusals)")
+                + "; nothing was tried.",
+            )
+            return Repair(_report(examination, plan, verdict), None)
+        verified = verify(
+            subject, plan, findings, budget=budget, seeds=seeds, seed=seed, progress=progress
         )
+        return Repair(_report(examination, verified.plan, verified.verdict), verified.model)
 
 
 def _left_alone(subject: Subject) -> AbstractContextManager[None]:
     """Keeps the user's own model as it is, also where the loss refers to it by itself."""
     return nullcontext() if subject.live is None else preserved(subject.live)
-
-
-def _repaired(
-    subject: Subject,
-    unsafe: bool,
-    budget: float,
-    seeds: int | None,
-    only: tuple[str, ...],
-    steps: int,
-    seed: int,
-    select: Iterable[str] | None,
-    ignore: Iterable[str] | None,
-    progress: Progress | None,
-) -> Repair:
-    examination = _examine(subject, steps, seed, select, ignore, progress)
-    findings = examination.findings
-    if not any(finding.severity is not Severity.INFO for finding in findings):
-        verdict = Verdict(Status.NOTHING_TO_FIX, "Nothing is wrong that a remedy treats.")
-        return Repair(_report(examination, None, verdict), None)
-    plan = prescribe(findings, examination.model, unsafe=unsafe, only=only)
-    if not plan.prescriptions:
-        verdict = Verdict(
-            Status.NO_EFFECT,
-            "No remedy applies"
-            + ("" if unsafe else " that leaves the model's function alone (see the refusals)")
-            + "; nothing was tried.",
-        )
-        return Repair(_report(examination, plan, verdict), None)
-    verified = verify(
-        subject, plan, findings, budget=budget, seeds=seeds, seed=seed, progress=progress
-    )
-    return Repair(_report(examination, verified.plan, verified.verdict), verified.model)
 
 
 @dataclass(frozen=True)

@@ -287,11 +287,19 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What diagnosis made of a profile: causes first. Iterates over its findings."""
+    """What diagnosis made of a profile. Iterates over its findings.
+
+    Attributes:
+        profile: what was diagnosed.
+        items: the findings, causes first.
+        skipped: what could not be measured or checked.
+        checked: codes of the rules that were run; empty for all.
+    """
 
     profile: Profile
     items: tuple[Finding, ...]
     skipped: tuple[Skipped, ...] = ()
+    checked: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Finding]:
         return iter(self.items)

@@ -195,7 +195,7 @@ def _remaining(findings: Findings, profiles: Sequence[Profile]) -> tuple[str, ..
     after = [
         {
             finding.code
-            for finding in diagnose(profile)
+            for finding in diagnose(profile, select=findings.checked or None)
             if finding.code in findings.codes or finding.severity is Severity.ERROR
         }
         for profile in profiles
