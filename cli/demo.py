@@ -18,10 +18,9 @@ def run(
 ) -> None:
     """Repair the shipped example, a deep sigmoid network that stays at 10 % accuracy."""
     from gradscope.cli import fix
-    from gradscope.examples import deep_sigmoid_mlp
     from gradscope.examples.fashion_mnist import SAMPLE, VARIABLE
 
     # The sample rather than a full copy that this machine may have: the demo is to print the same
     # everywhere.
     os.environ.setdefault(VARIABLE, str(SAMPLE))
-    fix.run(str(deep_sigmoid_mlp.__file__), out, unsafe=True)
+    fix.run("gradscope.examples.deep_sigmoid_mlp", out, unsafe=True)

@@ -87,7 +87,6 @@ def apply(model: nn.Module, plan: Plan) -> Patch:
         PlanError: a prescription is unknown or does not fit the model, which is then unchanged.
     """
     undos: list[Undo] = []
-    mode = [(module, module.training) for module in model.modules()]
     with preserved_randomness(plan.seed):
         try:
             for number, prescription in enumerate(plan.prescriptions, 1):
@@ -96,8 +95,6 @@ def apply(model: nn.Module, plan: Plan) -> Patch:
             while undos:
                 undos.pop()()
             raise
-    for module, training in mode:
-        module.training = training
     return Patch(model, plan, undos)
 
 

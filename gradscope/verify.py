@@ -288,7 +288,7 @@ class _Verification:
             for arm, runs in list(running.items()):
                 try:
                     for index, seed in enumerate(seeds):
-                        if quarter == 1:
+                        if index == len(runs):
                             runs.append(Running(self._subject, arm, seed))
                         runs[index].advance(max(1, steps * quarter // 4))
                     trials = [run.trial(matched=False) for run in runs]

@@ -174,11 +174,12 @@ def _measure(
             moved = updates.measured_update(optimizer, [parameter for _, parameter in named])
             for ratio, value in zip(ratios, statistics.to_floats(moved), strict=True):
                 ratio.append(value)
-    for batch in itertools.islice(batches, _FURTHER_BATCHES):
-        if observer.fewest_observations() >= _OBSERVATIONS:
-            break
+    enough = observer.fewest_observations() >= _OBSERVATIONS
+    for batch in itertools.islice(batches, 0 if enough else _FURTHER_BATCHES):
         with torch.no_grad(), observer.step(batch_size(batch), counting_only=True):
             step(model, batch)
+        if observer.fewest_observations() >= _OBSERVATIONS:
+            break
     sites = observer.profiles()
     if sites and all(site.shape[0] < 2 for site in sites):
         skipped.append(Skipped("variation", "the batches hold one sample each"))

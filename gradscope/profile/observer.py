@@ -57,7 +57,7 @@ class Observer:
     """Gathers the forward and backward statistics of every site of a model over several steps.
 
     A site is the output of an activation module or of a module with parameters of its own. Use it
-    as ``with observer.step(): loss = ...; loss.backward()``; no hook outlives the block.
+    as ``with observer.step(samples): loss = ...; loss.backward()``; no hook outlives the block.
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import nn
-from torch.optim import Optimizer
 
+from gradscope.checked import BuildOptimizer
 from gradscope.errors import PlanError
 from gradscope.records import (
     Change,
@@ -31,7 +31,7 @@ __all__ = [
     "Training",
     "Undo",
     "child",
-    "modules_at",
+    "modules_found",
     "outputs",
     "parent_and_name",
     "replaceable",
@@ -50,7 +50,7 @@ class Training:
         build_optimizer: makes the optimizer for the parameters given.
     """
 
-    build_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
+    build_optimizer: BuildOptimizer
 
 
 class Remedy(ABC):
@@ -138,14 +138,19 @@ def parent_and_name(model: nn.Module, site: str, remedy: str) -> tuple[nn.Module
     return parent, name
 
 
-def modules_at(model: nn.Module, sites: Iterable[SiteProfile]) -> set[int]:
+def _modules_at(model: nn.Module, sites: Iterable[SiteProfile]) -> set[int]:
     """Identities of the modules at these sites, whatever name each use of them has."""
     return {id(model.get_submodule(site.name.partition("@")[0])) for site in sites}
 
 
+def modules_found(model: nn.Module, profile: Profile, finding: Finding) -> set[int]:
+    """Identities of the modules at the sites of a finding."""
+    return _modules_at(model, (site for site in profile.sites if site.name in finding.sites))
+
+
 def outputs(model: nn.Module, profile: Profile) -> set[int]:
     """Identities of the modules whose output is the model's: their range is meant."""
-    return modules_at(model, (site for site in profile.sites if site.is_output))
+    return _modules_at(model, (site for site in profile.sites if site.is_output))
 
 
 def replaceable(

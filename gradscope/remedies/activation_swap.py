@@ -9,7 +9,7 @@ from torch import nn
 from gradscope.errors import PlanError
 from gradscope.profile.operators import is_activation
 from gradscope.records import Change, Finding, Prescription, Profile, Refusal
-from gradscope.remedies import Remedy, Undo, modules_at, outputs, parent_and_name, replaceable
+from gradscope.remedies import Remedy, Undo, modules_found, outputs, parent_and_name, replaceable
 
 __all__ = ["ActivationSwap"]
 
@@ -58,9 +58,7 @@ class ActivationSwap(Remedy):
         sites = replaceable(model, kinds, outputs(model, profile))
         if finding.code in ("GS201", "GS202"):
             # What works is left alone; a finding over depth is no single site's.
-            faulty = modules_at(
-                model, (site for site in profile.sites if site.name in finding.sites)
-            )
+            faulty = modules_found(model, profile, finding)
             sites = [site for site in sites if id(model.get_submodule(site)) in faulty]
         if not sites:
             return [self.refusal("there is no activation module that another would relieve")]

@@ -11,7 +11,7 @@ from gradscope.derivatives import derivative, derivatives
 from gradscope.errors import PlanError
 from gradscope.profile.operators import has_dead_zone
 from gradscope.records import Change, Finding, Prescription, Profile, Refusal
-from gradscope.remedies import Remedy, Undo, child, modules_at, outputs
+from gradscope.remedies import Remedy, Undo, child, modules_found, outputs
 
 __all__ = ["ArtificialDerivative"]
 
@@ -68,7 +68,7 @@ class ArtificialDerivative(Remedy):
             ]
         proposals: list[Prescription | Refusal] = []
         ends = outputs(model, profile)
-        faulty = modules_at(model, (site for site in profile.sites if site.name in finding.sites))
+        faulty = modules_found(model, profile, finding)
         for name, kind in derivatives().items():
             if (finding.code == "GS201") is not has_dead_zone(kind.native):
                 continue

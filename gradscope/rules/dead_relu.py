@@ -11,6 +11,7 @@ from torch import nn
 from gradscope.records import Finding, Measure, Profile, Severity, SiteProfile, Skipped
 from gradscope.rules import Rule, limit
 from gradscope.rules.subjects import perceptron, random_subject
+from gradscope.rules.units import seen_often_enough
 from gradscope.subject import Subject
 
 __all__ = ["DeadReLU", "Limits"]
@@ -64,14 +65,9 @@ class DeadReLU(Rule[Limits]):
 
     def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
         candidates = [site for site in profile.sites if site.dead is not None]
-        seen = [site for site in candidates if site.observations >= limits.observations]
-        if candidates and not seen:
-            most = max(site.observations for site in candidates)
-            return Skipped(
-                self.code,
-                f"units were seen on {most} samples and positions, "
-                f"{limits.observations:g} are needed; give more batches",
-            )
+        seen = seen_often_enough(self.code, candidates, limits.observations)
+        if isinstance(seen, Skipped):
+            return seen
         faulty = [
             site
             for site in seen

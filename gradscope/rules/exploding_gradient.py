@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from dataclasses import dataclass
 
 from torch import nn
 
-from gradscope.records import Finding, Measure, Profile, Severity, Skipped
+from gradscope.records import Finding, Profile, Severity, Skipped
 from gradscope.rules import Rule, in_most_steps, limit
-from gradscope.rules.signal import backward_signal, backward_sites, gain_per_site, typical
+from gradscope.rules.signal import backward_sites, first_over_last, ratio_evidence, typical
 from gradscope.rules.subjects import perceptron, random_subject
 from gradscope.subject import Subject
 
@@ -57,27 +56,19 @@ class ExplodingGradient(Rule[Limits]):
         if len(sites) < 2:
             return Skipped(self.code, "fewer than two sites received a gradient")
         first, last = sites[0], sites[-1]
-        ratios = [
-            near / far
-            for near, far in zip(backward_signal(first), backward_signal(last), strict=True)
-            if math.isfinite(near) and 0 < far < math.inf
-        ]
+        ratios = first_over_last(sites)
         severe = in_most_steps(ratio > limits.error for ratio in ratios)
         adaptive = profile.epsilon is not None
         if not severe and (adaptive or not in_most_steps(r > limits.warning for r in ratios)):
             return None
         ratio = statistics.median(ratios)
         bound = limits.error if severe else limits.warning
-        gain = gain_per_site(sites)
-        evidence = {"backward signal, first over last site": Measure(ratio, bound, profile.source)}
-        if math.isfinite(gain):
-            evidence["gain per site towards the input"] = Measure(gain, None, profile.source)
         return self.finding(
             Severity.ERROR if severe and not adaptive else Severity.WARNING,
             [site.name for site in sites if typical(site) > limits.warning * typical(last)],
             f"The backward signal at {last.name} has grown {ratio:.2g} times at {first.name} "
             f"(limit {bound:g}) after {len(sites) - 1} sites.",
-            evidence,
+            ratio_evidence(sites, ratio, bound, profile.source),
         )
 
     def bad(self) -> Subject:

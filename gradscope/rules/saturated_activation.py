@@ -9,6 +9,7 @@ from torch import nn
 from gradscope.records import Finding, Measure, Profile, Severity, Skipped
 from gradscope.rules import Rule, limit
 from gradscope.rules.subjects import perceptron, random_subject
+from gradscope.rules.units import seen_often_enough
 from gradscope.subject import Subject
 
 __all__ = ["Limits", "SaturatedActivation"]
@@ -49,27 +50,20 @@ class SaturatedActivation(Rule[Limits]):
 
     def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
         candidates = [
-            (site, site.saturated)
-            for site in profile.sites
-            if site.saturated is not None and not site.is_output
+            site for site in profile.sites if site.saturated is not None and not site.is_output
         ]
-        seen = [
-            (site, share) for site, share in candidates if site.observations >= limits.observations
-        ]
-        if candidates and not seen:
-            most = max(site.observations for site, _ in candidates)
-            return Skipped(
-                self.code,
-                f"units were seen on {most} samples and positions, "
-                f"{limits.observations:g} are needed; give more batches",
-            )
-        faulty = [(site, share) for site, share in seen if share > limits.error]
+        seen = seen_often_enough(self.code, candidates, limits.observations)
+        if isinstance(seen, Skipped):
+            return seen
+        shares = {site.name: site.saturated or 0.0 for site in seen}
+        faulty = [site for site in seen if shares[site.name] > limits.error]
         if not faulty:
             return None
-        worst, share = max(faulty, key=lambda pair: pair[1])
+        worst = max(faulty, key=lambda site: shares[site.name])
+        share = shares[worst.name]
         return self.finding(
             Severity.ERROR,
-            [site.name for site, _ in faulty],
+            [site.name for site in faulty],
             f"{share:.0%} of the {worst.units} units at {worst.name} ({worst.operator}) are "
             f"saturated (limit {limits.error:.0%}); {len(faulty)} of {len(seen)} bounded "
             "activations are affected.",

@@ -8,9 +8,16 @@ from collections.abc import Sequence
 
 from scipy.stats import theilslopes
 
-from gradscope.records import Profile, SiteProfile
+from gradscope.records import Measure, Profile, SiteProfile, Source
 
-__all__ = ["backward_signal", "backward_sites", "gain_per_site", "typical"]
+__all__ = [
+    "backward_signal",
+    "backward_sites",
+    "first_over_last",
+    "gain_per_site",
+    "ratio_evidence",
+    "typical",
+]
 
 
 def backward_sites(profile: Profile) -> list[SiteProfile]:
@@ -44,6 +51,26 @@ def typical(site: SiteProfile) -> float:
     """Median over steps of the backward signal; NaN where no step has a finite one."""
     finite = [value for value in backward_signal(site) if math.isfinite(value)]
     return statistics.median(finite) if finite else math.nan
+
+
+def first_over_last(sites: Sequence[SiteProfile]) -> list[float]:
+    """The backward signal at the first site over that at the last, for the steps that tell.
+
+    A step in which nothing arrives at either end (a hinge loss of zero) says nothing.
+    """
+    ends = zip(backward_signal(sites[0]), backward_signal(sites[-1]), strict=True)
+    return [near / far for near, far in ends if math.isfinite(near) and 0 < far < math.inf]
+
+
+def ratio_evidence(
+    sites: Sequence[SiteProfile], ratio: float, bound: float, source: Source
+) -> dict[str, Measure]:
+    """The ratio against its limit, and where the signal has one, its gain per site."""
+    evidence = {"backward signal, first over last site": Measure(ratio, bound, source)}
+    gain = gain_per_site(sites)
+    if math.isfinite(gain):
+        evidence["gain per site towards the input"] = Measure(gain, None, source)
+    return evidence
 
 
 def gain_per_site(sites: Sequence[SiteProfile]) -> float:

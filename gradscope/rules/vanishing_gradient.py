@@ -11,7 +11,7 @@ from torch import nn
 
 from gradscope.records import Finding, Measure, ParameterProfile, Profile, Severity, Skipped
 from gradscope.rules import Rule, in_most_steps, limit
-from gradscope.rules.signal import backward_signal, backward_sites, gain_per_site, typical
+from gradscope.rules.signal import backward_sites, first_over_last, ratio_evidence, typical
 from gradscope.rules.subjects import perceptron, random_subject
 from gradscope.subject import Subject
 
@@ -65,12 +65,7 @@ class VanishingGradient(Rule[Limits]):
         if len(sites) < 2:
             return Skipped(self.code, "fewer than two sites received a gradient")
         first, last = sites[0], sites[-1]
-        # A step in which nothing arrives at either end (a hinge loss of zero) says nothing.
-        ratios = [
-            near / far
-            for near, far in zip(backward_signal(first), backward_signal(last), strict=True)
-            if math.isfinite(near) and 0 < far < math.inf
-        ]
+        ratios = first_over_last(sites)
         if not in_most_steps(ratio < limits.warning for ratio in ratios):
             return None
         evidence: dict[str, Measure] = {}
@@ -85,10 +80,7 @@ class VanishingGradient(Rule[Limits]):
         ratio = statistics.median(ratios)
         severe = in_most_steps(value < limits.error for value in ratios)
         bound = limits.error if severe else limits.warning
-        gain = gain_per_site(sites)
-        evidence["backward signal, first over last site"] = Measure(ratio, bound, profile.source)
-        if math.isfinite(gain):
-            evidence["gain per site towards the input"] = Measure(gain, None, profile.source)
+        evidence |= ratio_evidence(sites, ratio, bound, profile.source)
         return self.finding(
             Severity.ERROR if severe else Severity.WARNING,
             [site.name for site in sites if typical(site) < limits.warning * typical(last)],

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 import gradscope
 from gradscope import registry
 from gradscope import verdict as verdict_module
-from gradscope.errors import UsageError
+from gradscope.errors import ModelError, UsageError
 from gradscope.pipeline import repair
 from gradscope.records import Change, Findings, Invariant, Plan, Prescription, Status, Verdict
 from gradscope.remedies import Remedy, Undo
 from gradscope.rules.subjects import perceptron, random_subject
 from gradscope.subject import Subject
+from gradscope.trial import Running
 from gradscope.verdict import DO_NOTHING
 from gradscope.verify import Verified, verify
 
@@ -379,3 +380,20 @@ def test_progress_goes_from_nought_to_one() -> None:
     assert all(0 <= share <= 1 for _, share in said)
     assert said[-1][1] == 1.0
     assert any(what.startswith("trying norm-insertion") for what, _ in said)
+
+
+def test_learning_rates_that_fail_are_no_rivals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of their runs fails once, and goes on if it is asked to."""
+    plain, failed = Running.advance, list[Running]()
+
+    def advance(self: Running, steps: int) -> None:
+        if self.arm.learning_rate_factor != 1 and self not in failed:
+            failed.append(self)
+            raise ModelError("not at this learning rate")
+        plain(self, steps)
+
+    monkeypatch.setattr(Running, "advance", advance)
+    verdict = verify(sick(), Plan((NORM,)), sick_findings(), seeds=5).verdict
+    consistent(verdict)
+    rates = [one for one in verdict.trials if one.matched and "learning rate" in one.arm]
+    assert [math.isnan(trial.metric) for trial in rates] == [True] * 5

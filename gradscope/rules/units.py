@@ -1,0 +1,28 @@
+"""Units over all samples and positions, as several rules count them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gradscope.records import SiteProfile, Skipped
+
+__all__ = ["seen_often_enough"]
+
+
+def seen_often_enough(
+    code: str, candidates: Sequence[SiteProfile], observations: float
+) -> list[SiteProfile] | Skipped:
+    """The sites whose units were seen on enough samples and positions to call them anything.
+
+    Returns:
+        The sites, or why the rule of that code has to be skipped: there are some, and none was.
+    """
+    seen = [site for site in candidates if site.observations >= observations]
+    if seen or not candidates:
+        return seen
+    most = max(site.observations for site in candidates)
+    return Skipped(
+        code,
+        f"units were seen on {most} samples and positions, {observations:g} are needed; "
+        "give more batches",
+    )
