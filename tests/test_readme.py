@@ -23,6 +23,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "gradscope.cli", *command.split()[1:]],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
 def test_there_are_commands_and_code() -> None:
     assert len(COMMANDS) >= 5
     assert len(BLOCKS) == 2
@@ -30,19 +40,14 @@ def test_there_are_commands_and_code() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_of_the_readme(command: str, folder: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "gradscope.cli", *command.split()[1:]],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = run(command, folder)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
 
 
 def test_the_python_of_the_readme(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run after the commands, in the folder that they wrote ``repaired`` into."""
+    """It applies the plan that the command before it in the README has written."""
+    run(next(command for command in COMMANDS if "--out repaired" in command), folder)
     monkeypatch.chdir(folder)
     (api,) = [block for block in BLOCKS if not block.startswith("# my_model.py")]
     names: dict[str, object] = {}
