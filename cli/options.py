@@ -41,16 +41,16 @@ Target = Annotated[
     str,
     typer.Argument(
         metavar="TARGET",
-        help="A subject file (path/to/file.py), a module (package.module), or either with :NAME "
-        "for a function that builds the model.",
+        help="A subject file (path/to/file.py), a module (package.module), either with :NAME for "
+        "a function that builds the model, or a Hugging Face folder.",
     ),
 ]
 Targets = Annotated[
     list[str],
     typer.Argument(
         metavar="TARGET...",
-        help="A subject file (path/to/file.py), a module (package.module), or either with :NAME "
-        "for a function that builds the model.",
+        help="A subject file (path/to/file.py), a module (package.module), either with :NAME for "
+        "a function that builds the model, or a Hugging Face folder.",
     ),
 ]
 Model = Annotated[
@@ -70,7 +70,8 @@ InputShape = Annotated[
     typer.Option(
         "--input-shape",
         metavar="3,32,32",
-        help="Examine on random inputs of this shape, without the batch.",
+        help="Examine on random inputs of this shape, without the batch; without data and shape "
+        "one is found out.",
     ),
 ]
 Steps = Annotated[
@@ -183,6 +184,11 @@ def subject_of(
         from gradscope.synthetic import on_random_inputs
 
         subject = on_random_inputs(subject, _shape(input_shape), has_loss=loss is not None)
+    elif loss is not None and subject.build_data is None:
+        from gradscope.synthetic import on_inferred_inputs
+
+        # A loss that was named is meant, also where there are no targets for it.
+        subject = on_inferred_inputs(subject, has_loss=True)
     return subject if device is None else subject.on(_device(device))
 
 
@@ -190,12 +196,16 @@ _CHECKPOINTS = {".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".pt2"}
 
 
 def _refuse_checkpoint(target: str) -> None:
+    from gradscope.huggingface import is_model_folder
+
     path = Path(target)
+    if is_model_folder(path):
+        return
     if path.suffix in _CHECKPOINTS or path.is_dir():
         raise UsageError(
             f"{target} looks like a checkpoint or a folder of them; this version examines "
-            "subject files only. Give a Python file that defines build_model(), build_data() and "
-            "loss(output, batch)."
+            "subject files and Hugging Face folders (with a config.json). Give a Python file that "
+            "defines build_model(), build_data() and loss(output, batch)."
         )
 
 

@@ -1,15 +1,35 @@
-"""What a batch is: how it is passed to a model, how large it is, where its tensors are."""
+"""What a batch is: how it is passed to a model, how large it is, where its tensors are.
+
+A batch, and what a model returns for it, is a tensor or a structure of them: mappings (also those
+that are more, such as a tokenizer's ``BatchEncoding`` or a ``ModelOutput``), tuples, lists, named
+tuples and dataclasses, nested as one likes. Samples are dimension 0 of its tensors.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import copy
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
-__all__ = ["Batch", "batch_size", "call_model", "data_on", "tensors_in", "to_device"]
+__all__ = [
+    "Batch",
+    "batch_size",
+    "call_model",
+    "data_on",
+    "described",
+    "halves",
+    "outermost",
+    "own_loss",
+    "tensors_in",
+    "to_device",
+]
 
 Batch = Any
 
@@ -45,26 +65,115 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
             yield from tensors_in(getattr(value, entry.name))
 
 
+def outermost(value: Any) -> list[Tensor]:
+    """The tensors that lie least deep: the value itself, else its parts, else the first deeper."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        parts = list(value.values())
+    elif isinstance(value, (tuple, list)):
+        parts = list(value)
+    elif is_dataclass(value) and not isinstance(value, type):
+        parts = [getattr(value, entry.name) for entry in fields(value)]
+    else:
+        return []
+    tensors = [part for part in parts if isinstance(part, Tensor)]
+    return tensors or list(itertools.islice(tensors_in(value), 1))
+
+
 def described(batch: Batch) -> str:
     """The shapes in a batch, for messages."""
     shapes = ["x".join(map(str, tensor.shape)) or "scalar" for tensor in tensors_in(batch)]
     return f"shape {', '.join(shapes)}" if shapes else f"type {type(batch).__name__}"
 
 
+def own_loss(output: Any) -> Tensor | None:
+    """The loss that a model's output carries; None where it carries none.
+
+    That is ``output["loss"]`` or ``output.loss``, else the first floating-point tensor without a
+    dimension in a tuple, else the output itself where it is such a tensor.
+    """
+    if isinstance(output, Tensor):
+        return output if output.ndim == 0 and output.is_floating_point() else None
+    named = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    if isinstance(named, Tensor):
+        return named if named.numel() == 1 and named.is_floating_point() else None
+    if isinstance(output, (tuple, list)):
+        losses = (own_loss(item) for item in output if isinstance(item, Tensor))
+        return next((loss for loss in losses if loss is not None), None)
+    return None
+
+
 def to_device(batch: Batch, device: str | torch.device) -> Batch:
-    """Moves the tensors in nested mappings, tuples and lists to ``device``."""
-    if isinstance(batch, Tensor):
-        return batch.to(device)
-    if isinstance(batch, Mapping):
-        if hasattr(batch, "to"):
-            # Mappings that are more than that, such as a tokenizer's BatchEncoding.
-            return batch.to(device)
-        return {key: to_device(value, device) for key, value in batch.items()}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(to_device(value, device) for value in batch))
-    if isinstance(batch, (tuple, list)):
-        return type(batch)(to_device(value, device) for value in batch)
-    return batch
+    """The batch with its tensors, and whatever else has a ``to()``, on ``device``."""
+    if not isinstance(batch, type) and callable(getattr(batch, "to", None)):
+        # BatchEncoding moves itself in place, and the user's own is not to move.
+        movable: Any = copy.copy(batch) if isinstance(batch, Mapping) else batch
+        return movable.to(device)
+    return _rebuilt(batch, lambda item: to_device(item, device))
+
+
+def halves(batch: Batch) -> tuple[Batch, Batch] | None:
+    """The samples with even numbers and those with odd numbers; an odd last one is dropped.
+
+    Split are tensors and arrays of as many rows as the batch has samples, and lists and tuples
+    inside of it that have one entry for each. Everything else is in both halves as it is. A table
+    of as many rows as there happen to be samples cannot be told from a tensor of samples.
+
+    Returns:
+        Batches of the same types, or None where there are less than two samples, or samples are
+        packed one behind the other (``PackedSequence``).
+    """
+    size = batch_size(batch)
+    if size < 2 or isinstance(batch, PackedSequence):
+        return None
+    paired = size - size % 2
+    return _part(batch, size, slice(0, paired, 2)), _part(batch, size, slice(1, paired, 2))
+
+
+def _part(batch: Batch, size: int, rows: slice) -> Batch:
+    """The samples in ``rows``, where the batch itself is no list of samples but may hold some."""
+
+    def part(item: Any) -> Any:
+        if isinstance(item, (list, tuple)) and len(item) == size and not _of_samples(item, size):
+            # Named tuples are not made from one sequence; that many fields are no samples anyway.
+            return item if hasattr(item, "_fields") else item[rows]
+        return _part(item, size, rows)
+
+    if isinstance(batch, (Tensor, np.ndarray)):
+        return batch[rows] if batch.ndim and len(batch) == size else batch
+    return _rebuilt(batch, part)
+
+
+def _of_samples(items: Sequence[Any], size: int) -> bool:
+    """Whether each entry holds a row for each sample, so that entries are no samples themselves."""
+    return all(
+        isinstance(item, (Tensor, np.ndarray)) and item.ndim > 0 and len(item) == size
+        for item in items
+    )
+
+
+def _rebuilt(value: Any, change: Callable[[Any], Any]) -> Any:
+    """A structure of the same type with each of its parts changed; what is none as it is."""
+    if isinstance(value, Mapping):
+        changed = {key: change(item) for key, item in value.items()}
+        if not isinstance(value, MutableMapping):
+            return changed
+        rebuilt = copy.copy(value)
+        for key, item in changed.items():
+            rebuilt[key] = item
+        return rebuilt
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(change(item) for item in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)([change(item) for item in value])
+    if is_dataclass(value) and not isinstance(value, type):
+        other = copy.copy(value)
+        for entry in fields(value):
+            # Also a frozen one, and fields that __init__ does not take.
+            object.__setattr__(other, entry.name, change(getattr(value, entry.name)))
+        return other
+    return value
 
 
 def data_on(data: Iterable[Batch], device: str | torch.device) -> Iterable[Batch]:

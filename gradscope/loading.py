@@ -12,12 +12,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from gradscope.batches import Batch
 from gradscope.checked import call, one_line
 from gradscope.errors import SubjectError
-from gradscope.subject import Subject, step_from_loss
+from gradscope.huggingface import is_model_folder, load_folder
+from gradscope.subject import Subject, own_loss_step, step_from_loss
 
 __all__ = ["load_callable", "load_subject"]
 
@@ -25,18 +25,23 @@ _CONTRACT = "build_model(), build_data() and loss(output, batch), or step(model,
 
 
 def load_subject(spec: str, model: str | None = None) -> Subject:
-    """Loads a subject from ``path/to/file.py`` or ``package.module``.
+    """Loads a subject from ``path/to/file.py``, ``package.module`` or a Hugging Face folder.
 
-    With ``:name`` behind it, ``name`` is called in place of ``build_model``; data and loss may
-    then be missing (``build_data`` is None, ``step`` raises SubjectError when it is called).
+    With ``:name`` behind a file or module, ``name`` is called in place of ``build_model``. Data
+    and loss may be missing: ``build_data`` is None, and ``step`` takes the loss that the model's
+    output carries, or raises SubjectError where it carries none.
 
     Args:
-        spec: the file or module.
+        spec: the file or module, or the folder.
         model: another file or module, to build the model with in place of the first one's own.
 
     Raises:
-        SubjectError: the file or module is missing, fails to import, or lacks a function.
+        SubjectError: what is named is missing, cannot be read, or lacks a function.
     """
+    if is_model_folder(spec):
+        if model is not None:
+            raise SubjectError(f"{spec} is a model by itself; leave --model out.")
+        return load_folder(spec)
     module, name = _load_module(spec)
     factory = name or "build_model"
     if model is None:
@@ -52,14 +57,11 @@ def load_subject(spec: str, model: str | None = None) -> Subject:
     loss, step = _function(module, "loss", spec), _function(module, "step", spec)
     if step is None and loss is not None:
         step = step_from_loss(loss)
-    if name is None and model is None and (build_data is None or step is None):
-        missing = "build_data()" if build_data is None else "loss(output, batch)"
-        raise SubjectError(f"{spec} has no {missing}; a subject file defines {_CONTRACT}.")
     return Subject(
         name=spec,
         build_model=_checked_model(build_model, where),
         build_data=build_data,
-        step=step or _no_loss(spec),
+        step=step or own_loss_step(spec),
         build_optimizer=_function(module, "build_optimizer", spec),
         evaluate=_function(module, "evaluate", spec),
         higher_is_better=_constant(module, "HIGHER_IS_BETTER", spec),
@@ -78,13 +80,6 @@ def load_callable(spec: str, default: str) -> Callable[..., Any]:
     if function is None:
         raise SubjectError(f"{spec} has no function {name or default}().")
     return function
-
-
-def _no_loss(spec: str) -> Callable[[nn.Module, Batch], Tensor]:
-    def step(model: nn.Module, batch: Batch) -> Tensor:
-        raise SubjectError(f"{spec} comes without a loss; name one with --loss FILE.py:NAME.")
-
-    return step
 
 
 def _checked_model(build: Callable[[], Any], where: str) -> Callable[[], nn.Module]:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from gradscope import registry
+from gradscope.batches import described
 from gradscope.diagnose import diagnose
 from gradscope.prescribe import prescribe
 from gradscope.profile import DEFAULT_STEPS, profile_steps
@@ -30,6 +31,7 @@ from gradscope.records import (
     Verdict,
 )
 from gradscope.subject import Subject
+from gradscope.synthetic import on_inferred_inputs
 from gradscope.verify import DEFAULT_BUDGET, Progress, check_options, verify
 
 __all__ = ["Repair", "fix", "repair", "scan"]
@@ -55,7 +57,7 @@ def scan(
     """Profiles a subject and diagnoses it; nothing is tried or changed.
 
     Args:
-        subject: what to examine.
+        subject: what to examine; without data, inputs are made up, and the report says so.
         steps: how many batches are passed.
         seed: of the model's weights and of everything else that is drawn.
         select: codes, names or code prefixes of the rules to run; all by default.
@@ -166,6 +168,7 @@ class _Examination:
     subject: Subject
     model: nn.Module
     findings: Findings
+    skipped: tuple[Skipped, ...]
 
 
 def _examine(
@@ -182,22 +185,30 @@ def _examine(
         model = subject.build_model()
         # Data that depends on the seed must not depend on how much the model drew.
         seed_everything(seed)
-        batches = subject.data()
+        observed = subject
+        if subject.build_data is None:
+            observed = on_inferred_inputs(subject, has_loss=False, model=model)
+        batches = observed.data()
     profile = profile_steps(
         model,
         batches,
-        subject.step,
+        observed.step,
         build_optimizer=subject.build_optimizer,
         steps=steps,
         seed=seed,
-        synthetic=subject.synthetic,
+        synthetic=observed.synthetic,
     )
-    return _Examination(subject, model, diagnose(profile, select=select, ignore=ignore))
+    skipped: tuple[Skipped, ...] = ()
+    if observed.synthetic:
+        shapes = described(next(iter(batches)))
+        skipped = (Skipped("data", f"none was given; inputs of {shapes} were made up"),)
+    findings = diagnose(profile, select=select, ignore=ignore)
+    return _Examination(subject, model, findings, skipped)
 
 
 def _report(examination: _Examination, plan: Plan | None, verdict: Verdict | None) -> Report:
     findings, subject = examination.findings, examination.subject
-    skipped = list(findings.skipped)
+    skipped = [*examination.skipped, *findings.skipped]
     if subject.build_optimizer is None and verdict is not None and verdict.trials:
         skipped.append(
             Skipped("optimizer", "none was given; trials used SGD(lr=0.01, momentum=0.9)")

@@ -20,6 +20,7 @@ __all__ = [
     "Change",
     "Finding",
     "Findings",
+    "GradientNoise",
     "Invariant",
     "Measure",
     "ParameterProfile",
@@ -73,10 +74,19 @@ class Severity(StrEnum):
 
 
 class Role(StrEnum):
-    """What stands at a site: a non-linearity, or a layer with weights of its own."""
+    """What stands at a site.
+
+    A non-linearity; a layer with weights of its own; a normalisation; a table that is looked up;
+    attention (its softmax, or the whole of it where that is fused); or a gate, which is a
+    non-linearity that only serves a larger activation around it.
+    """
 
     ACTIVATION = "activation"
     LAYER = "layer"
+    NORMALISATION = "normalisation"
+    EMBEDDING = "embedding"
+    ATTENTION = "attention"
+    GATE = "gate"
 
 
 class Change(StrEnum):
@@ -129,25 +139,47 @@ class SiteProfile:
     """What was seen at one site. Series have one value per step, in step order.
 
     Attributes:
-        name: ``layer1.0.relu``; the second use of the same module is ``layer1.0.relu@1``.
-        role: activation or layer.
-        operator: class of the module, such as ``Sigmoid``.
+        name: ``layer1.0.relu``; the second use of the same module is ``layer1.0.relu@1``. A
+            function or method called in a module's forward is ``layer1.0::relu@0``, counted for
+            each module and function.
+        role: what stands there.
+        operator: class of the module, such as ``Sigmoid``, or name of the function.
         index: position in execution order, from 0.
-        shape: of the output, samples first, as at the first step.
+        shape: of the output, samples moved to the front, as at the first step.
         unit_axis: the dimension of ``shape`` that counts units.
         is_output: whether this output is the model's own.
         forward_rms: root mean square of the output.
         variation: standard deviation across samples over RMS (dimensionless); 0 where all
             samples look the same. NaN for a batch of one.
-        correlation: mean Pearson correlation between the outputs of two samples.
-        backward_rms: RMS of dL/d(output) per sample, with the loss's mean over the batch
-            undone. NaN where no gradient arrived.
+        correlation: mean Pearson correlation between the outputs of two samples, of the first 64
+            and over at most 1024 evenly spaced elements of each.
+        backward_rms: RMS of dL/d(output) per sample, with the loss's mean over the batch (see
+            ``Profile.reduction``) and its scale undone. NaN where no gradient arrived.
         forward_nonfinite, backward_nonfinite: how many elements were NaN or infinite.
         observations: samples times positions seen per unit, over all steps.
         dead: share of units that were never positive; None where the operator has no dead zone.
         always_positive: share of units positive on every observation; None as ``dead``.
         saturated: share of units whose derivative was below 1 % of its maximum on at least 95 %
             of the observations; None where the operator is not bounded.
+        depth: how many sites the longest path of the autograd graph passes on its way here; where
+            frozen parts have no graph, the path that the data takes.
+        branch: whether there is a way around this site from the loss to every place where inputs
+            enter that it depends on: it lies in a residual branch, or on one of several parallel
+            paths between two sites.
+        joins: for a branch, the first site behind it on the trunk, which every such way passes;
+            else None.
+        dtype: of the output, such as ``float32``.
+        forward_peak: largest finite magnitude of the output.
+        zeros: share of all elements that were exactly zero, over all steps.
+        dormant: share of units with a mean magnitude of at most 2.5 % of the mean over the site's
+            units (Sokar et al. 2023); None at other sites than activations.
+        effective_rank: exponential of the entropy of the singular values' shares (Roy, Vetterli
+            2007) of at most 128 evenly spaced observations by units, at the last step; None for
+            fewer than two observations or units, or where one is not finite.
+        logit_peak: of attention, the largest magnitude among the scores that are not masked out;
+            empty where the scores were not seen.
+        entropy: of attention, mean over queries of the entropy of their weights in nats; empty as
+            ``logit_peak``.
     """
 
     name: str
@@ -167,6 +199,16 @@ class SiteProfile:
     dead: float | None
     always_positive: float | None
     saturated: float | None
+    depth: int = 0
+    branch: bool = False
+    joins: str | None = None
+    dtype: str = "float32"
+    forward_peak: tuple[float, ...] = ()
+    zeros: float = 0.0
+    dormant: float | None = None
+    effective_rank: float | None = None
+    logit_peak: tuple[float, ...] = ()
+    entropy: tuple[float, ...] = ()
 
     @property
     def units(self) -> int:
@@ -207,19 +249,48 @@ class ParameterProfile:
 
 
 @dataclass(frozen=True, slots=True)
+class GradientNoise:
+    """How much the gradient of a batch owes to which samples are in it (McCandlish et al. 2018).
+
+    Attributes:
+        batches: how many were passed whole and by halves.
+        samples: in each half.
+        squared_norm: unbiased estimate of the squared norm of the gradient over all data; noise
+            can make it negative.
+        covariance: estimate of the trace of the covariance of one sample's gradient.
+    """
+
+    batches: int
+    samples: int
+    squared_norm: float
+    covariance: float
+
+    @property
+    def scale(self) -> float:
+        """The simple noise scale in samples; NaN where no gradient stands out from the noise."""
+        if not (self.squared_norm > 0 and self.covariance >= 0):
+            return float("nan")
+        return self.covariance / self.squared_norm
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """Everything measured about a model over a few steps.
 
     Attributes:
         source: ``measured``, or ``synthetic`` where the inputs were made up.
-        batch_size: samples in the first batch.
-        losses: one per step.
+        batch_size: samples in the first batch, over all processes.
+        losses: one per step, their scale undone.
         input_variation: of the model's inputs, per step, as ``SiteProfile.variation``; empty
             where the inputs are not floating point.
         sites: in execution order.
         optimizer: class name of the optimizer that made the updates, or None.
         epsilon: the optimizer's ``eps`` where it divides by gradient magnitudes, else None.
         seed: what the random number generators were set to.
+        skipped: what was not measured, and why.
+        reduction: ``mean`` or ``sum``: how the loss reduces over samples, as its graph shows.
+        gradient_noise: at the weights after the steps; None where it was skipped.
+        processes: how many took part.
     """
 
     source: Source
@@ -232,6 +303,9 @@ class Profile:
     epsilon: float | None
     seed: int
     skipped: tuple[Skipped, ...] = ()
+    reduction: str = "mean"
+    gradient_noise: GradientNoise | None = None
+    processes: int = 1
 
     @property
     def steps(self) -> int:

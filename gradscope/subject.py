@@ -9,7 +9,8 @@ A subject file is a Python file with
 and optionally ``build_optimizer(parameters)`` and ``evaluate(model) -> dict of numbers``. A batch
 that is a tensor is passed as ``model(batch)``, a pair ``(inputs, targets)`` as ``model(inputs)``,
 a mapping as ``model(**batch)``; whoever needs anything else writes ``step(model, batch) -> scalar
-loss`` instead of ``loss``.
+loss`` instead of ``loss``. Without ``build_data`` a scan makes up inputs, and a loss with them;
+without ``loss`` the model's own is used, where its output carries one.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradscope.batches import Batch, call_model, data_on
+from gradscope.batches import Batch, call_model, data_on, own_loss
 from gradscope.checked import BuildOptimizer, call, one_line
 from gradscope.errors import ModelError, SubjectError, UsageError
 
-__all__ = ["Subject", "step_from_loss"]
+__all__ = ["Subject", "own_loss_step", "step_from_loss"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Subject:
         synthetic: whether the batches are made up.
         higher_is_better: direction of that first number; None to tell it from its name.
         live: the user's own model that is copied, to be left as it is; or None.
-        kind: ``subject file``, ``model factory`` or ``live model``.
+        kind: ``subject file``, ``model factory``, ``live model`` or ``Hugging Face folder``.
     """
 
     name: str
@@ -74,7 +75,8 @@ class Subject:
 
         Args:
             model: deep-copied whenever a model is needed.
-            batches: can be iterated again for each training; None where there is no data.
+            batches: can be iterated again for each training; None where there is no data: a scan
+                then makes up inputs, and a loss that needs no targets.
             loss: ``loss(output, batch)``, a scalar.
             build_optimizer: makes an optimizer for the parameters given.
             evaluate: as of a subject file.
@@ -147,5 +149,20 @@ def step_from_loss(
 
     def step(model: nn.Module, batch: Batch) -> Tensor:
         return loss(call_model(model, batch), batch)
+
+    return step
+
+
+def own_loss_step(name: str) -> Callable[[nn.Module, Batch], Tensor]:
+    """The step that takes the loss which the model's output carries.
+
+    It raises SubjectError where there is none; ``name`` is what that calls the subject.
+    """
+
+    def step(model: nn.Module, batch: Batch) -> Tensor:
+        loss = own_loss(call_model(model, batch))
+        if loss is None:
+            raise SubjectError(f"{name} comes without a loss; name one with --loss FILE.py:NAME.")
+        return loss
 
     return step

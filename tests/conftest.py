@@ -49,6 +49,31 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return report
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints what tests have measured: how far several ways to a number lie apart.
+
+    It stands here because under pytest-xdist the process that prints loads no other conftest.
+    """
+    told: dict[str, list[Any]] = {"measured": [], "zoo": []}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, value in getattr(report, "user_properties", ()):
+                if name in told and report.when == "call":
+                    told[name].append(value)
+    if not any(told.values()):
+        return
+    terminalreporter.section("measured")
+    for line in sorted(told["measured"]):
+        terminalreporter.write_line(line)
+    if zoo := told["zoo"]:
+        sites, compared = (sum(row[column] for row in zoo) for column in (1, 2))
+        name, _, _, largest, where = max(zoo, key=lambda row: row[3])
+        terminalreporter.write_line(
+            f"zoo: {len(zoo)} families, {sites} sites, {compared} statistics compared; "
+            f"largest relative difference {largest:.1e} ({name}: {where})"
+        )
+
+
 def _fail_instead_of_skipping(report: Any) -> None:
     if report.skipped and os.environ.get("GRADSCOPE_NO_SKIP") == "1":
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr

@@ -1,25 +1,27 @@
-"""Hooks that watch a model's sites for a step, and forget the tensors they saw at once."""
+"""Measures what passes at a model's sites during a step, and forgets the tensors at once."""
 
 from __future__ import annotations
 
 import sys
-import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
-from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.hooks import RemovableHandle
+from torch.utils.weak import WeakTensorKeyDictionary
 
-from gradscope.batches import tensors_in
-from gradscope.profile import statistics
-from gradscope.profile.operators import has_dead_zone, is_activation, saturation
-from gradscope.records import Role, SiteProfile
+from gradscope.batches import Batch, tensors_in
+from gradscope.profile import attention, operators, statistics, sums
+from gradscope.profile.exchange import Exchange, Packet, local, shard_of
+from gradscope.profile.graph import Depths, reduction, ways_around
+from gradscope.profile.layout import Layout, Layouts, Shard
+from gradscope.profile.site import Site, observable, recomputing, unobservable
+from gradscope.profile.sums import Place, Sums
+from gradscope.profile.watch import Watch, unheard
+from gradscope.records import Role, SiteProfile, Skipped
 
 __all__ = ["Observer"]
 
@@ -29,254 +31,365 @@ _RESHAPES = (
     "ToCopy", "Transpose", "UnsafeView", "Unsqueeze", "View",
 )  # fmt: skip
 
-# A unit is saturated when its elements are on at least this share of the observations.
-_SATURATED_OBSERVATIONS = 0.95
+INPUT = "input"
+"""The kind of sums that are over the model's own input."""
 
-_CHANNELS_SECOND = (_ConvNd, _BatchNorm, _InstanceNorm, nn.GroupNorm)
-_FEATURES_LAST = (nn.Linear, nn.Bilinear, nn.Embedding, nn.RNNBase, nn.MultiheadAttention)
-
-
-@dataclass
-class _Site:
-    """What has been gathered at one site so far."""
-
-    name: str
-    role: Role
-    operator: str
-    shape: tuple[int, ...]
-    unit_axis: int
-    is_output: bool = False
-    series: dict[tuple[str, int], float] = field(default_factory=dict)
-    observations: int = 0
-    ever_positive: Tensor | None = None
-    always_positive: Tensor | None = None
-    saturated: Tensor | None = None
+_FINISH: dict[str, Callable[[Sums], dict[str, Tensor]]] = {
+    "forward": sums.numbers,
+    "backward": sums.gradient_numbers,
+    "features": sums.feature_numbers,
+    "scores": attention.score_numbers,
+    INPUT: lambda found: {"variation": sums.numbers(found)["variation"]},
+}
 
 
 class Observer:
     """Gathers the forward and backward statistics of every site of a model over several steps.
 
-    A site is the output of an activation module or of a module with parameters of its own. Use it
-    as ``with observer.step(samples): loss = ...; loss.backward()``; no hook outlives the block.
+    Use it as ``with observer.step(batch, samples): loss = ...; observer.examine(loss);
+    loss.backward()`` and then ``observer.close(exchange.total(observer.packet))``. No hook outlives
+    the block.
+
+    Args:
+        model: without wrappers such as DDP.
+        exchange: the processes that profile it together.
+        fused_scores: whether the scores of fused attention are computed beside it.
+        loss_scale: what the loss is multiplied by before the backward pass.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        exchange: Exchange,
+        *,
+        fused_scores: bool = False,
+        loss_scale: float = 1.0,
+    ) -> None:
         self._model = model
-        self._sites: dict[str, _Site] = {}
+        self._exchange = exchange
+        self._fused_scores = fused_scores
+        self._loss_scale = loss_scale
+        self._sites: dict[str, Site] = {}
+        self._charted: set[str] = set()
+        self._unseen: dict[str, list[str]] = {}
         self._steps = 0
         self.reached: set[str] = set()
         self.input_variation: list[float] = []
+        self.reduction = ""
+        self.samples = 0
+        self.packet = Packet()
 
     @contextmanager
-    def step(self, samples: int, *, counting_only: bool = False) -> Iterator[None]:
+    def step(
+        self, batch: Batch, samples: int, *, counting_only: bool = False, last: bool = False
+    ) -> Iterator[None]:
         """Observes one forward and backward pass of a batch of ``samples``.
 
         With ``counting_only`` it adds to what is counted over units (dead, saturated) alone, and
-        is no step of the series.
+        is no step of the series. ``last`` is the step that is looked at for ranks too.
         """
-        self._counting_only = counting_only
+        self._counting_only, self._last = counting_only, last
         self._uses: dict[str, int] = {}
         self._recomputed: dict[str, int] = {}
-        self._channel_axis = -1
-        self._samples = samples
-        self._inputs_seen = False
-        # Handed from a bounded activation's pre-hook to its forward hook.
-        self._saturated_now: Tensor | None = None
-        self._scalars: list[Tensor] = []
-        self._keys: list[tuple[_Site, str]] = []
-        self._outputs: list[tuple[weakref.ref[Tensor], Any, _Site]] = []
-        handles: list[RemovableHandle] = [
-            self._model.register_forward_pre_hook(self._see_inputs, with_kwargs=True)
-        ]
-        self._tensor_handles: list[RemovableHandle] = []
+        self._gradients_of: set[str] = set()
+        self._input_seen = False
+        self._finished: list[tuple[str, dict[str, Tensor]]] = []
+        self._forget()
+        self.packet = Packet()
+        self._here = samples
+        self.samples = self._exchange.open(batch, samples)
+        self._handles: list[RemovableHandle] = []
         try:
-            for name, module in self._model.named_modules():
-                handles += self._watch(name, module)
-            handles.append(self._model.register_forward_hook(self._see_output))
-            yield
-            values = statistics.to_floats(self._scalars)
-            for (site, what), value in zip(self._keys, values, strict=True):
-                site.series[what, self._steps] = value
+            with Watch(self, self._model, alone=self._exchange.alone).watching():
+                yield
         finally:
-            self._steps += not counting_only
-            for handle in (*handles, *self._tensor_handles):
+            for handle in self._handles:
                 handle.remove()
-            self._scalars, self._keys, self._outputs = [], [], []
+            self._forget()
+        if not self._exchange.alone:
+            reached = dict.fromkeys(name for name, _ in self.packet.sums if name in self._sites)
+            self.packet.about = {name: self._sites[name].copy_of_facts() for name in reached}
+
+    def _forget(self) -> None:
+        self.layouts = Layouts()
+        self._depths = Depths()
+        self._site_of = WeakTensorKeyDictionary()
+        self._nodes: dict[Any, Site] = {}
+        self._entrances: dict[Any, bool] = {}
+
+    def examine(self, loss: Tensor) -> None:
+        """Reads the graph of the loss, which the backward pass is about to use up."""
+        self.reduction = self.reduction or reduction(loss.grad_fn, self._here)
+        names = {node: site.name for node, site in self._nodes.items()}
+        if loss.grad_fn is not None and not self._charted.issuperset(names.values()):
+            least = min((self._nodes[node].depth for node in self._entrances), default=0)
+            first = [node for node in self._entrances if self._nodes[node].depth == least]
+            sources = [node for node in first if self._entrances[node]] or first
+            for node, behind in ways_around(loss.grad_fn, names, sources).items():
+                self._nodes[node].branch = True
+                self._nodes[node].joins = None if behind is None else names[behind]
+            self._charted.update(names.values())
+        # The nodes hold what the forward pass has saved.
+        self._nodes, self._entrances, self._depths = {}, {}, Depths()
+
+    def close(self, total: Packet) -> None:
+        """Takes the sums over all processes of the step that is over."""
+        finished = self._finished
+        for name, site in total.about.items():
+            known = self._sites.setdefault(name, site)
+            if site.unplaced:
+                known.shape = known.shape if known.series else site.shape
+                self.cannot_see(
+                    "its rows are picked by a router on each process, in no order among all: "
+                    "neither correlation nor rank",
+                    name,
+                )
+        for (name, kind), found in total.sums.items():
+            if kind in _FINISH:
+                finished.append((name, _FINISH[kind](found)))
+            elif kind == "units":
+                self._sites[name].add(found)
+        if total.about:
+            self._sites = {name: self._sites[name] for name in total.about} | self._sites
+        keys = [(name, what) for name, values in finished for what in values]
+        values = statistics.to_floats(
+            [value for _, values in finished for value in values.values()]
+        )
+        for (name, what), value in zip(keys, values, strict=True):
+            if name == INPUT:
+                self.input_variation.append(value)
+                continue
+            self._sites[name].series[what, self._steps] = value
+        self._steps += not self._counting_only
+        self._finished, self.packet = [], Packet()
 
     def fewest_observations(self) -> int:
         """Samples times positions seen of a unit, at the site whose units are counted least.
 
         Only sites with a dead zone or bounds count; a number without bound where there are none.
         """
-        counted = (
-            site.observations
-            for site in self._sites.values()
-            if site.ever_positive is not None or site.saturated is not None
-        )
+        counted = (site.observations for site in self._sites.values() if site.counts_units)
         return min(counted, default=sys.maxsize)
 
     def profiles(self) -> tuple[SiteProfile, ...]:
         """What was seen, in execution order of the first step that reached each site."""
         return tuple(
-            self._site_profile(index, site) for index, site in enumerate(self._sites.values())
+            site.profile(index, self._steps) for index, site in enumerate(self._sites.values())
         )
 
-    def _watch(self, name: str, module: nn.Module) -> list[RemovableHandle]:
-        if "parametrizations" in name.split("."):
-            # Its outputs are weights (weight_norm, spectral_norm), not activations.
-            return []
-        activation = is_activation(module)
-        own_parameters = any(True for _ in module.parameters(recurse=False))
-        if not activation and not (own_parameters and module is not self._model):
-            return [module.register_forward_hook(lambda *_: self.reached.add(name))]
-        role = Role.ACTIVATION if activation else Role.LAYER
-        mask = saturation(module) if activation else None
+    @property
+    def skipped(self) -> list[Skipped]:
+        """What could not be seen, and why."""
+        return [
+            Skipped(f"{names[0]} and {len(names) - 1} more" if names[1:] else names[0], reason)
+            for reason, names in self._unseen.items()
+        ]
 
-        def before(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-            # Before the module runs: an in-place activation overwrites its input.
-            z = next(tensors_in(inputs), None)
-            if mask is not None and z is not None and z.is_floating_point() and z.numel():
-                with torch.no_grad():
-                    self._saturated_now = mask(z)
+    # --- What the watch tells -----------------------------------------------------------------
 
-        def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-            y = next(tensors_in(output), None)
-            if y is None or y.numel():
-                # An expert that is called with no samples was not reached.
-                self.reached.add(name)
-            if y is None or not y.is_floating_point() or not y.numel():
-                return
-            recomputed = torch._C._current_graph_task_id() != -1
-            uses = self._recomputed if recomputed else self._uses
-            use = uses.get(name, 0)
-            uses[name] = use + 1
-            known = name if use == 0 else f"{name}@{use}"
-            if recomputed and known in self._sites:
-                # Activation checkpointing runs the forward again during the backward: it was
-                # counted before, but in its reentrant form only this pass has a graph.
-                site = self._sites[known]
-            else:
-                with torch.no_grad():
-                    site = self._see(known, role, module, y)
-            if y.requires_grad and not self._counting_only:
-                self._tensor_handles.append(y.register_hook(lambda g: self._see_gradient(site, g)))
+    def cannot_see(self, reason: str, name: str) -> None:
+        """Something at the module of that name cannot be measured."""
+        names = self._unseen.setdefault(reason, [])
+        if name not in names:
+            names.append(name or type(self._model).__name__)
 
-        handles = [module.register_forward_hook(after)]
-        if mask is not None:
-            handles.append(module.register_forward_pre_hook(before))
-        return handles
-
-    def _see_inputs(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._inputs_seen:
+    def see_input(self, x: Tensor | None) -> None:
+        """What enters the model; the first time in a step counts."""
+        if self._input_seen:
             return
-        self._inputs_seen = True
-        first = next(tensors_in((args, kwargs)), None)
-        if first is None or first.ndim == 0:
+        self._input_seen = True
+        if x is None or not x.numel() or not x.ndim or self._counting_only or not observable(x):
             return
-        if first.is_floating_point() and not self._counting_only:
-            self.input_variation.append(float(statistics.variation(first)))
-
-    def _see(self, name: str, role: Role, module: nn.Module, y: Tensor) -> _Site:
-        if role is Role.LAYER:
-            self._channel_axis = _unit_axis(module, self._channel_axis)
-        output = y
-        if y.ndim < 2:
-            y = y.reshape(-1, 1)
-        axis = 1 if self._channel_axis == 1 else y.ndim - 1
-        site = self._sites.get(name)
-        if site is None:
-            site = _Site(name, role, type(module).__name__, tuple(y.shape), axis)
-            self._sites[name] = site
-        self._outputs.append((weakref.ref(output), output.grad_fn, site))
-        if not self._counting_only:
-            self._note(site, "forward_rms", statistics.rms(y))
-            self._note(site, "variation", statistics.variation(y))
-            self._note(site, "correlation", statistics.correlation(y))
-            self._note(site, "forward_nonfinite", statistics.nonfinite(y))
-        site.observations += y.numel() // max(1, y.shape[axis])
-        if role is Role.ACTIVATION and has_dead_zone(type(module)):
-            rows = statistics.units_first(y, axis)
-            ever, always = rows.amax(dim=1) > 0, rows.amin(dim=1) > 0
-            if site.ever_positive is not None and site.always_positive is not None:
-                ever, always = ever | site.ever_positive, always & site.always_positive
-            site.ever_positive, site.always_positive = ever, always
-        now, self._saturated_now = self._saturated_now, None
-        if now is not None:
-            count = statistics.units_first(now.reshape(y.shape), axis).sum(dim=1)
-            site.saturated = count if site.saturated is None else site.saturated + count
-        return site
-
-    def _see_gradient(self, site: _Site, gradient: Tensor) -> None:
-        # The loss is taken to be a mean over the batch: undone, the signal does not depend on
-        # the batch size.
+        x = local(x)
+        place = self._exchange.place(x, None)
         with torch.no_grad():
-            self._note(site, "backward_rms", statistics.rms(gradient) * self._samples)
-            self._note(site, "backward_nonfinite", statistics.nonfinite(gradient))
+            self._put(INPUT, INPUT, sums.forward_sums(x if x.ndim > 1 else x[:, None], place), 1)
 
-    def _see_output(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+    def note(self, z: Tensor, mask: operators.Mask | None, *, scores: bool) -> dict[str, Sums]:
+        """What has to be known of an activation's input, before it may be overwritten."""
+        found: dict[str, Sums] = {}
+        if recomputing() or not z.numel():
+            return found
+        with torch.no_grad():
+            layout, place = self.layouts.of(z), self._place(z)
+            x, axis = _samples_first(local(z), layout)
+            if mask is not None:
+                found["units"] = sums.saturated_sums(x, axis, mask, place)
+            if scores and not self._counting_only:
+                found["scores"] = attention.score_sums(local(z), place)
+        return found
+
+    def note_fused(
+        self, name: str, query: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> dict[str, Sums]:
+        """As :meth:`note`, of a call of fused attention in the module of that name."""
+        if not self._fused_scores:
+            self.cannot_see(
+                "its scores stay inside a fused kernel; attention=True computes them beside it",
+                name,
+            )
+        elif not self._counting_only:
+            with torch.no_grad():
+                place = self._place(query)
+                return {"scores": attention.fused_score_sums(args, kwargs, place)}
+        return {}
+
+    def see_output(self, output: Any) -> None:
+        """What the model returned."""
         # The last site that wrote a tensor is the one whose output it is: an in-place activation
         # returns the tensor of the layer before it.
-        tensors = {id(each): site for ref, _, site in self._outputs if (each := ref()) is not None}
-        nodes = {node: site for _, node, site in self._outputs if node is not None}
         for tensor in tensors_in(output):
             # A squeeze or a reshape behind the last site does not make it less of an output.
             node = tensor.grad_fn
-            while node is not None and node not in nodes and node.name().startswith(_RESHAPES):
+            while (
+                node is not None and node not in self._nodes and node.name().startswith(_RESHAPES)
+            ):
                 node = node.next_functions[0][0]
-            site = tensors.get(id(tensor)) or (nodes.get(node) if node is not None else None)
+            site = self.site_of(tensor) or (self._nodes.get(node) if node else None)
             if site is not None:
                 site.is_output = True
-        self._outputs = []
 
-    def _note(self, site: _Site, what: str, value: Tensor) -> None:
-        self._keys.append((site, what))
-        self._scalars.append(value)
+    def site_of(self, y: Tensor) -> Site | None:
+        """The site that returned this very tensor last, in this step, if it is as it was then."""
+        site, version = self._site_of.get(y, (None, 0))
+        return site if version == y._version else None
 
-    def _site_profile(self, index: int, site: _Site) -> SiteProfile:
-        def series(what: str) -> tuple[float, ...]:
-            return tuple(site.series.get((what, step), float("nan")) for step in range(self._steps))
+    def see(
+        self,
+        name: str,
+        role: Role,
+        operator: str,
+        y: Tensor,
+        *,
+        dead_zone: bool,
+        noted: dict[str, Sums],
+    ) -> Site | None:
+        """Takes the statistics of one output, and asks for its gradient."""
+        again = recomputing()
+        if not y.numel() or not observable(y):
+            why = unobservable(y)
+            if why:
+                self.cannot_see(why, name)
+            return None
+        uses = self._recomputed if again else self._uses
+        use = uses.get(name, 0)
+        uses[name] = use + 1
+        known = f"{name}@{use}" if use or "::" in name else name
+        site = self._sites.get(known)
+        if again:
+            # Activation checkpointing runs the forward again during the backward: it was counted
+            # before, but in its reentrant form only this pass has a graph.
+            if site is not None and known not in self._gradients_of:
+                self._ask_for_gradient(y, site)
+            return None
+        layout = self.layouts.of(y)
+        x, axis = _samples_first(local(y), layout)
+        shard = shard_of(y) or _moved_shard(y, layout)
+        place = self._exchange.place(x, shard)
+        if site is None:
+            shape = tuple(x.shape) if place is None or not place.samples else place.extents(x)
+            site = Site(known, role, operator, shape, axis, str(x.dtype).removeprefix("torch."))
+            self._sites[known] = site
+        site.held = x.shape[0], self._here
+        with torch.no_grad():
+            self._measure(site, x, axis, place, noted, dead_zone=dead_zone)
+        self._site_of[y] = site, y._version
+        if not self._counting_only:
+            self._chart(y, site, layout)
+            if y.requires_grad:
+                self._ask_for_gradient(y, site)
+        return site
 
-        def counts(what: str) -> tuple[int, ...]:
-            return tuple(int(site.series.get((what, step), 0)) for step in range(self._steps))
+    # --- Measuring ----------------------------------------------------------------------------
 
-        dead = None if site.ever_positive is None else 1 - _share(site.ever_positive)
-        always_positive = None if site.always_positive is None else _share(site.always_positive)
-        saturated = None
-        if site.saturated is not None:
-            limit = _SATURATED_OBSERVATIONS * site.observations
-            saturated = _share(site.saturated >= limit)
-        return SiteProfile(
-            name=site.name,
-            role=site.role,
-            operator=site.operator,
-            index=index,
-            shape=site.shape,
-            unit_axis=site.unit_axis,
-            is_output=site.is_output,
-            forward_rms=series("forward_rms"),
-            variation=series("variation"),
-            correlation=series("correlation"),
-            backward_rms=series("backward_rms"),
-            forward_nonfinite=counts("forward_nonfinite"),
-            backward_nonfinite=counts("backward_nonfinite"),
-            observations=site.observations,
-            dead=dead,
-            always_positive=always_positive,
-            saturated=saturated,
+    def _place(self, y: Tensor) -> Place | None:
+        layout = self.layouts.of(y)
+        return self._exchange.place(_samples_first(local(y), layout)[0], _moved_shard(y, layout))
+
+    def _measure(
+        self,
+        site: Site,
+        x: Tensor,
+        axis: int,
+        place: Place | None,
+        noted: dict[str, Sums],
+        *,
+        dead_zone: bool,
+    ) -> None:
+        parts = 1 if place is None or place.shard is None else place.shard.parts
+        forward = sums.forward_sums(x, place)
+        units = sums.unit_sums(
+            x, axis, place, dead_zone=dead_zone, magnitude=site.role is Role.ACTIVATION
         )
+        units |= {"count": forward["count"], "zeros": forward["zeros"]} | noted.pop("units", {})
+        self._put(site.name, "units", units, parts)
+        if self._counting_only:
+            return
+        self._put(site.name, "forward", forward, parts)
+        for kind, found in noted.items():
+            self._put(site.name, kind, found, parts)
+        if self._last and x.shape[axis] > 1:
+            self._put(site.name, "features", sums.feature_sums(x, axis, place), parts)
+
+    def _chart(self, y: Tensor, site: Site, layout: Layout) -> None:
+        """Notes where in the graph the site lies."""
+        depth = layout.passed
+        if y.grad_fn is not None:
+            depth = self._depths.place(y.grad_fn, depth)
+        self.layouts.set(y, replace(layout, passed=depth + 1))
+        if site.name not in self._charted:
+            site.depth = depth
+        if y.grad_fn is not None:
+            if y.grad_fn not in self._nodes:
+                self._entrances[y.grad_fn] = layout.samples is not None
+            self._nodes[y.grad_fn] = site
+
+    def _ask_for_gradient(self, y: Tensor, site: Site) -> None:
+        if not y.requires_grad or self._counting_only:
+            return
+        self._gradients_of.add(site.name)
+        parts = self.packet.parts.get((site.name, "forward"), 1)
+
+        @unheard
+        def see(gradient: Tensor) -> None:
+            # A mean over the samples here, and the scale of the loss, are undone.
+            factor = (1 if self.reduction == "sum" else self._here) / self._loss_scale
+            with torch.no_grad():
+                found = sums.gradient_sums(local(gradient), factor)
+                self._put(site.name, "backward", found, parts)
+
+        self._handles.append(y.register_hook(see))
+
+    def _put(self, name: str, kind: str, found: Sums, parts: int) -> None:
+        """Keeps sums for the exchange; where nobody takes part in it, what they make."""
+        if not self._exchange.alone:
+            self.packet.sums[name, kind] = found
+            self.packet.parts[name, kind] = parts
+        elif kind == "units":
+            self._sites[name].add(found)
+        else:
+            self._finished.append((name, _FINISH[kind](found)))
 
 
-def _unit_axis(module: nn.Module, before: int) -> int:
-    """Where units are counted behind a layer: 1, -1, or where they were before it."""
-    if isinstance(module, _CHANNELS_SECOND):
-        return 1
-    if isinstance(module, _FEATURES_LAST):
-        return -1
-    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and len(module.normalized_shape) == 1:
-        return -1
-    return before
+def _order(x: Tensor, layout: Layout) -> list[int]:
+    """The axes of ``x`` with the one of samples first."""
+    samples = layout.samples if layout.samples is not None and layout.samples < x.ndim else 0
+    return [samples, *(axis for axis in range(x.ndim) if axis != samples)]
 
 
-def _share(mask: Tensor) -> float:
-    """The share of units for which a mask of units holds."""
-    return float(mask.double().mean())
+def _samples_first(x: Tensor, layout: Layout) -> tuple[Tensor, int]:
+    """``x`` as (samples, ...), at least two axes, and which of them counts units."""
+    if x.ndim < 2:
+        return x.reshape(-1, 1), 1
+    order = _order(x, layout)
+    units = x.ndim - 1
+    if layout.units is not None and layout.units < x.ndim and order.index(layout.units) != 0:
+        units = order.index(layout.units)
+    return x.permute(order), units
+
+
+def _moved_shard(x: Tensor, layout: Layout) -> Shard | None:
+    """The part that this process holds, along the axis where it is with samples first."""
+    if layout.shard is None or layout.shard.axis >= x.ndim:
+        return None
+    return replace(layout.shard, axis=_order(x, layout).index(layout.shard.axis))

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from gradscope.profile.exchange import bare, local
 from gradscope.randomness import preserved_randomness
 
-__all__ = ["preserved", "same_bits"]
+__all__ = ["preserved", "preserved_weights", "same_bits"]
 
 
 @contextmanager
@@ -19,8 +20,9 @@ def preserved(model: nn.Module, seed: int | None = None) -> Iterator[None]:
 
     That is: the global random state, each module's train or eval mode, each parameter's
     ``requires_grad`` and ``.grad`` (the same tensor object, never written to), each buffer (the
-    same tensor object with the same values; new ones are taken out), and the weights of embeddings
-    that renormalise themselves in the forward pass. Inside, gradients start as None and the random
+    same tensor object with the same values; new ones are taken out), what modules keep in plain
+    attributes (the same objects), and the weights of embeddings that renormalise themselves in the
+    forward pass. Inside, gradients start as None and the random
     generators are seeded with ``seed`` where one is given.
     """
     modes = [(module, module.training) for module in model.modules()]
@@ -28,6 +30,8 @@ def preserved(model: nn.Module, seed: int | None = None) -> Iterator[None]:
         (parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()
     ]
     tables = [_noted_buffers(module) for module in model.modules()]
+    # Those of wrappers such as DDP belong to their machinery.
+    attributes = [_noted_attributes(module) for module in bare(model).modules()]
     weights = [
         _noted(module.weight)
         for module in model.modules()
@@ -44,8 +48,24 @@ def preserved(model: nn.Module, seed: int | None = None) -> Iterator[None]:
             for parameter, required, gradient in gradients:
                 parameter.requires_grad_(required)
                 parameter.grad = gradient
-            for restore in (*tables, *weights):
+            for restore in (*tables, *attributes, *weights):
                 restore()
+            for module, _ in modes:
+                # FSDP2 keeps whole weights from a forward that no backward has followed.
+                reshard = getattr(module, "reshard", None)
+                if callable(reshard):
+                    reshard()
+
+
+@contextmanager
+def preserved_weights(model: nn.Module) -> Iterator[None]:
+    """Puts back what training changes: the values of parameters, where they have changed."""
+    restores = [_noted(local(parameter.detach())) for parameter in model.parameters()]
+    try:
+        yield
+    finally:
+        for restore in restores:
+            restore()
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
@@ -61,6 +81,15 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
 
 def _noted_buffers(module: nn.Module) -> Callable[[], None]:
     """Notes a module's buffers; returns what puts them back."""
+    if isinstance(module, torch.jit.ScriptModule):
+        # Its table is its own, and no forward can change it.
+        noted = [_noted(buffer) for _, buffer in module.named_buffers(recurse=False)]
+
+        def restore_values() -> None:
+            for restore_value in noted:
+                restore_value()
+
+        return restore_values
     table = dict(module._buffers)
     transient = set(module._non_persistent_buffers_set)
     values = [_noted(buffer) for buffer in table.values() if buffer is not None]
@@ -72,6 +101,21 @@ def _noted_buffers(module: nn.Module) -> Callable[[], None]:
         module._non_persistent_buffers_set.update(transient)
         for restore_value in values:
             restore_value()
+
+    return restore
+
+
+def _noted_attributes(module: nn.Module) -> Callable[[], None]:
+    """Notes what a module keeps in plain attributes; returns what puts that back."""
+    if isinstance(module, torch.jit.ScriptModule) or hasattr(module, "reshard"):
+        return lambda: None
+    attributes = dict(vars(module))
+
+    def restore() -> None:
+        now = vars(module)
+        for name in [name for name in now if name not in attributes]:
+            del now[name]
+        now.update(attributes)
 
     return restore
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradscope.checked import update
 from gradscope.profile import statistics
+from gradscope.profile.exchange import local
 
 __all__ = ["epsilon_of", "measured_update"]
 
@@ -25,17 +25,19 @@ def epsilon_of(optimizer: Optimizer) -> float | None:
     return None if epsilon is None else float(epsilon)
 
 
-def measured_update(optimizer: Optimizer, parameters: list[nn.Parameter]) -> list[Tensor]:
+def measured_update(
+    optimizer: Optimizer, parameters: list[nn.Parameter]
+) -> list[tuple[Tensor, Tensor]]:
     """Takes one optimizer step.
 
     Returns:
-        For each parameter the norm of its change over its norm before (dimensionless scalar;
-        infinite where a zero weight moved, 0 where nothing moved).
+        For each parameter, of what this process holds, the sum of squares of its change and of
+        its elements before.
     """
-    before = [parameter.detach().clone() for parameter in parameters]
+    before = [local(parameter.detach()).clone() for parameter in parameters]
     update(optimizer)
-    ratios = []
+    moved = []
     for parameter, old in zip(parameters, before, strict=True):
-        moved = statistics.norm(parameter.detach() - old)
-        ratios.append(torch.where(moved == 0, moved, moved / statistics.norm(old)))
-    return ratios
+        size = statistics.squares(old)
+        moved.append((statistics.squares(old.sub_(local(parameter.detach()))), size))
+    return moved

@@ -20,8 +20,8 @@ __all__ = ["ExplodingGradient", "Limits"]
 class Limits:
     """Each is the backward signal at the first site over that at the last (dimensionless)."""
 
-    warning: float = limit(300.0, "ratio", "decision 9")
-    error: float = limit(1e3, "ratio", "design")
+    warning: float = limit(5e3, "ratio", "decision 15")
+    error: float = limit(3e4, "ratio", "decision 15")
 
 
 class ExplodingGradient(Rule[Limits]):
@@ -37,9 +37,9 @@ class ExplodingGradient(Rule[Limits]):
 
     ## When it is wrong
     Under Adam and its relatives the scale alone harms less, since each gradient is divided by its
-    own magnitude: for them only the upper limit counts, and it is a warning. BatchNorm without
-    skip connections makes gradients grow by itself, about 1.2 times a layer, and trains all the
-    same up to some tens of layers.
+    own magnitude: for them only the upper limit counts, and it is a warning. BatchNorm makes
+    gradients grow by itself, about 1.2 times a layer and 1.5 times a bottleneck block, and trains
+    all the same up to some tens of layers.
 
     ## References
     Goodfellow, Bengio, Courville 2016 (Deep Learning), section 8.2.4; Pascanu, Mikolov, Bengio

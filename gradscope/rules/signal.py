@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from scipy.stats import theilslopes
 
-from gradscope.records import Measure, Profile, SiteProfile, Source
+from gradscope.records import Measure, Profile, Role, SiteProfile, Source
 
 __all__ = [
     "backward_signal",
@@ -21,20 +21,29 @@ __all__ = [
 
 
 def backward_sites(profile: Profile) -> list[SiteProfile]:
-    """The sites, in execution order, between which the backward signal is compared.
+    """The sites, in order of depth, between which the backward signal is compared.
 
-    The activations; where a model has fewer than two, its layers. Sites that no gradient reached
-    at any step (frozen or detached parts) and the model's own output are left out.
+    The activations on the trunk; where there are fewer than two, those of the branches too (in
+    most transformers all of them lie in residual branches), then layers in their place. Sites that
+    no gradient reached at any step (frozen or detached parts) and the model's own output are left
+    out.
     """
-    for candidates in (profile.activations, profile.sites):
-        sites = [
-            site
-            for site in candidates
-            if not site.is_output and not all(math.isnan(value) for value in site.backward_rms)
-        ]
-        if len(sites) > 1:
-            return sites
+    reached = [
+        site
+        for site in profile.sites
+        if not site.is_output and not all(math.isnan(value) for value in site.backward_rms)
+    ]
+    activations = [site for site in reached if site.role is Role.ACTIVATION]
+    layers = [site for site in reached if site.role not in (Role.ATTENTION, Role.GATE)]
+    for candidates in (_trunk(activations), activations, _trunk(layers), layers):
+        if len(candidates) > 1:
+            return sorted(candidates, key=lambda site: (site.depth, site.index))
     return []
+
+
+def _trunk(sites: Iterable[SiteProfile]) -> list[SiteProfile]:
+    """Those that every gradient on its way to the input passes."""
+    return [site for site in sites if not site.branch]
 
 
 def backward_signal(site: SiteProfile) -> list[float]:

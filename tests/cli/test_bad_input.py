@@ -51,8 +51,7 @@ def test_a_target_that_is_none(
     ("changes", "named"),
     [
         ({"build_model": ""}, "build_model()"),
-        ({"build_data": ""}, "build_data()"),
-        ({"loss": ""}, "loss(output, batch)"),
+        ({"loss": ""}, "without a loss; name one with --loss"),
         ({"build_model": "return 1 / 0"}, "ZeroDivisionError"),
         ({"build_model": "return 5"}, "returned a int"),
         ({"build_model": "return nn.ReLU()"}, "no parameters"),

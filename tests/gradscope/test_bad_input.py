@@ -94,12 +94,22 @@ def test_bad_data(data: Any, words: list[str]) -> None:
         assert word in message
 
 
-def test_no_data() -> None:
-    examined = Subject.of(dead(), None, squared, name="my model")
+class Keyed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x: Any) -> Tensor:
+        return self.linear(x["features"])  # type: ignore[no-any-return]
+
+
+def test_no_data_where_none_can_be_made_up() -> None:
     for act in (gradscope.scan, fix):
-        message = failure(act, examined)
-        assert message.startswith("my model comes without data; give --data FILE.py:NAME")
-        assert "--input-shape" in message
+        message = failure(act, Subject.of(Keyed(), None, squared, name="my model"))
+        assert message.startswith("No inputs that were made up pass Keyed (the first raised ")
+        assert message.endswith(
+            "give --data FILE.py:NAME or --input-shape (from Python: batches=)."
+        )
 
 
 def test_data_that_can_be_gone_through_only_once() -> None:

@@ -275,9 +275,16 @@ def test_a_step_that_fails_in_eval_mode_only_is_one_clear_error() -> None:
         repair(plain(step=broken_in_eval_mode), unsafe=True, seeds=5, budget=0.1)
 
 
-def test_no_data_names_the_options_that_give_some() -> None:
-    with pytest.raises(SubjectError, match="--data"):
-        scan(plain(build_data=None))
+def test_no_data_is_made_up_for_a_scan_and_verifies_no_repair() -> None:
+    report = scan(plain(build_data=None))
+    assert report.profile is not None
+    assert report.profile.source is Source.SYNTHETIC
+    assert "inputs of shape 32x32 were made up" in report.skipped[0].reason
+    result = repair(plain(build_data=None), unsafe=True, seeds=5)
+    assert result.report.verdict is not None
+    assert result.report.verdict.status is Status.UNVERIFIED
+    with pytest.raises(SubjectError, match="comes without data; give --data"):
+        plain(build_data=None).data()
 
 
 @pytest.mark.parametrize(

@@ -96,8 +96,7 @@ def test_a_named_factory_may_come_without_data_and_loss(write: Write) -> None:
     subject = gradscope.load_subject(f"{path}:make")
     assert (subject.kind, subject.build_data) == ("model factory", None)
     assert isinstance(subject.build_model(), nn.Linear)
-    with pytest.raises(SubjectError, match=r"comes without data; give --data FILE\.py:NAME"):
-        gradscope.scan(subject)
+    assert gradscope.scan(subject).findings == ()
     with pytest.raises(SubjectError, match=r"comes without a loss; name one with --loss"):
         subject.step(subject.build_model(), torch.zeros(2))
 
@@ -206,18 +205,24 @@ def test_the_line_that_is_named_is_one_of_the_users_own(write: Write) -> None:
     assert "subject.py, line 3" in refused(path)
 
 
-@pytest.mark.parametrize(
-    ("gone", "named"),
-    [
-        ("build_model", "build_model()"),
-        ("build_data", "build_data()"),
-        ("loss", "loss(output, batch)"),
-    ],
-)
-def test_a_function_that_is_missing(write: Write, gone: str, named: str) -> None:
-    path = write(COMPLETE.replace(f"def {gone}", "def something_else"))
+def test_a_missing_model(write: Write) -> None:
+    path = write(COMPLETE.replace("def build_model", "def something_else"))
     message = refused(path)
-    assert message.startswith(f"{path} has no {named}; a subject file defines build_model(),")
+    assert message.startswith(f"{path} has no build_model(); a subject file defines build_model(),")
+
+
+def test_missing_data_are_made_up_and_a_missing_loss_is_the_models_own(write: Write) -> None:
+    no_data = gradscope.load_subject(str(write(COMPLETE.replace("def build_data", "def unused"))))
+    assert (no_data.kind, no_data.build_data) == ("subject file", None)
+    assert gradscope.scan(no_data).profile.source == "synthetic"  # type: ignore[union-attr]
+    own = (
+        "class Own(nn.Linear):\n    def forward(self, x):\n        y = super().forward(x)\n"
+        "        return {'loss': y.square().mean(), 'logits': y}\n"
+    )
+    source = COMPLETE.replace("def loss", "def unused").replace("nn.Linear(3", "Own(3") + own
+    report = gradscope.scan(gradscope.load_subject(str(write(source, "own.py"))))
+    assert report.profile is not None
+    assert report.profile.source == "measured"
 
 
 def test_a_factory_that_is_missing(write: Write) -> None:

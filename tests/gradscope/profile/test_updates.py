@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -22,13 +21,13 @@ def parameters() -> list[nn.Parameter]:
     ]
 
 
-def test_ratios_are_those_of_the_actual_update() -> None:
+def test_squares_are_those_of_the_actual_update() -> None:
     weight, zero, idle = parameters()
     weight.grad = torch.tensor([0.0, 10.0], dtype=torch.float64)
     zero.grad = torch.ones(2, dtype=torch.float64)
     optimizer = torch.optim.SGD([weight, zero, idle], lr=0.1)
-    ratios = [float(ratio) for ratio in measured_update(optimizer, [weight, zero, idle])]
-    assert ratios == [pytest.approx(1 / 5), math.inf, 0.0]
+    moved = [(float(a), float(b)) for a, b in measured_update(optimizer, [weight, zero, idle])]
+    assert moved == [(pytest.approx(1.0), 25.0), (pytest.approx(0.02), 0.0), (0.0, 2.0)]
     assert weight.tolist() == pytest.approx([3.0, 3.0])
 
 
@@ -36,8 +35,8 @@ def test_weight_decay_moves_a_parameter_whose_gradient_is_zero() -> None:
     weight, *_ = parameters()
     weight.grad = torch.zeros_like(weight)
     optimizer = torch.optim.SGD([weight], lr=0.1, weight_decay=0.5)
-    (ratio,) = measured_update(optimizer, [weight])
-    assert float(ratio) == pytest.approx(0.05)
+    ((change, size),) = measured_update(optimizer, [weight])
+    assert float(change / size) == pytest.approx(0.05**2)
 
 
 @pytest.mark.parametrize(

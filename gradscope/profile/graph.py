@@ -1,0 +1,178 @@
+"""What the autograd graph says of sites: how deep they lie, and whether there is a way around.
+
+Nodes are the ``grad_fn`` objects of torch; an edge leads from a result to what it was made of.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+__all__ = ["Depths", "reduction", "ways_around"]
+
+Node = Any
+
+# What may lie between a loss and the reduction that made it.
+_SCALAR_STEPS = (
+    "Add", "Alias", "Clone", "Div", "Mul", "Neg", "Reshape", "Squeeze", "Sub", "ToCopy",
+    "Unsqueeze", "View", "Mean", "Sum",
+)  # fmt: skip
+
+# Steps from a loss to the reduction that made it, at most.
+_FEW = 100
+
+
+def _inputs(node: Node) -> list[Node]:
+    return [each for each, _ in node.next_functions if each is not None]
+
+
+class Depths:
+    """Counts sites along the longest path of the graph to each new one, as they are made."""
+
+    def __init__(self) -> None:
+        # Sites on the longest path up to a node, the node's own included.
+        self._passed: dict[Node, int] = {}
+
+    def place(self, node: Node, least: int) -> int:
+        """The depth of a site whose output was made by ``node``, which counts from now on.
+
+        ``least`` is what the data has passed on its way there, which the graph does not show of
+        frozen parts and of what is recomputed in the backward pass.
+        """
+        depth = max(self._up_to(node), least)
+        self._passed[node] = depth + 1
+        return depth
+
+    def _up_to(self, goal: Node) -> int:
+        known = self._passed
+        if goal in known:
+            return known[goal]
+        stack = [goal]
+        while stack:
+            node = stack[-1]
+            if node in known:
+                stack.pop()
+                continue
+            inputs = _inputs(node)
+            missing = [each for each in inputs if each not in known]
+            if missing:
+                stack += missing
+                continue
+            stack.pop()
+            known[node] = max((known[each] for each in inputs), default=0)
+        return known[goal]
+
+
+def ways_around(
+    loss: Node, sites: Mapping[Node, str], sources: Iterable[Node]
+) -> dict[Node, Node | None]:
+    """The sites that gradients can get around on their way from the loss to the sources.
+
+    Args:
+        loss: the loss's node.
+        sites: the nodes that made the sites' outputs, with their names.
+        sources: the sites where the model's inputs enter.
+
+    Returns:
+        For each site that some way from the loss to every source leaves out, the nearest site
+        towards the loss where it joins the trunk: one that all ways from the loss to a source
+        pass, and all ways to it. None where there is no such site.
+    """
+    order = _from(loss)
+    place = {node: index for index, node in enumerate(order)}
+    users: dict[Node, list[Node]] = {node: [] for node in order}
+    for node in order:
+        for each in _inputs(node):
+            users[each].append(node)
+    # The immediate dominator of a node: the last one before it on every way from the loss. With
+    # all users before what they use, one pass finds it (Cooper, Harvey, Kennedy 2001).
+    dominator: dict[Node, Node] = {loss: loss}
+    for node in order[1:]:
+        common, *others = users[node]
+        for other in others:
+            while common is not other:
+                if place[common] > place[other]:
+                    common = dominator[common]
+                else:
+                    other = dominator[other]
+        dominator[node] = common
+    trunk: set[Node] = set()
+    for source in sources:
+        node = source
+        while node in dominator and node not in trunk:
+            trunk.add(node)
+            node = dominator[node]
+    around: dict[Node, Node | None] = {}
+    for site in sites:
+        if site in trunk or site not in dominator:
+            continue
+        node = dominator[site]
+        while not (node in sites and node in trunk) and node is not loss:
+            node = dominator[node]
+        around[site] = node if node in sites and node in trunk else None
+    return around
+
+
+def _from(loss: Node) -> list[Node]:
+    """All nodes that the loss depends on, each before what it was made of."""
+    finished: list[Node] = []
+    seen = {loss}
+    stack = [(loss, iter(_inputs(loss)))]
+    while stack:
+        node, rest = stack[-1]
+        for each in rest:
+            if each not in seen:
+                seen.add(each)
+                stack.append((each, iter(_inputs(each))))
+                break
+        else:
+            stack.pop()
+            finished.append(node)
+    return finished[::-1]
+
+
+def reduction(loss: Node | None, samples: int) -> str:
+    """``sum`` where the loss is a plain sum over its samples, else ``mean``.
+
+    What decides is the reduction of the graph that takes samples away, and by what its result is
+    multiplied: closer to one over the number of samples than to one, and it is a mean.
+    """
+    node, factor, added = loss, 1.0, 0
+    for _ in range(_FEW + 2 * samples):
+        if node is None:
+            return "mean"
+        name = node.name()
+        said = getattr(node, "_saved_reduction", None)
+        if said == 1 or (name.startswith("MeanBackward") and _takes_samples(node, samples)):
+            factor /= samples
+            break
+        if said == 2 or (name.startswith("SumBackward") and _takes_samples(node, samples)):
+            break
+        if said is None and not name.startswith(_SCALAR_STEPS):
+            if added < samples - 1:
+                return "mean"
+            # One sample after the other has been added up.
+            break
+        added += name.startswith("Add")
+        factor *= _multiplied_by(node)
+        node = next(iter(_inputs(node)), None)
+    return "sum" if factor * math.sqrt(samples) > 1 else "mean"
+
+
+def _takes_samples(node: Node, samples: int) -> bool:
+    """Whether a reduction goes over dimension 0, and that holds samples."""
+    shape = tuple(node._saved_self_sym_sizes)
+    dims = [dim % len(shape) for dim in getattr(node, "_saved_dim", ()) if shape]
+    return bool(shape) and shape[0] % samples == 0 and (not dims or 0 in dims)
+
+
+def _multiplied_by(node: Node) -> float:
+    """The number that a scalar step multiplies by; one where it is not known."""
+    other = getattr(node, "_saved_other", None)
+    if other is None or getattr(other, "numel", lambda: 1)() != 1 or not float(other):
+        return 1.0
+    name = node.name()
+    if name.startswith("Div"):
+        return 1 / abs(float(other))
+    return abs(float(other)) if name.startswith("Mul") else 1.0

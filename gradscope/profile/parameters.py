@@ -1,0 +1,142 @@
+"""The parameters of a model over the steps: weights, gradients, updates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gradscope.profile import statistics
+from gradscope.profile.exchange import Exchange, Packet, local, replicas
+from gradscope.profile.sums import Sums
+from gradscope.profile.updates import measured_update
+from gradscope.records import ParameterProfile
+
+__all__ = ["Parameters"]
+
+
+class Parameters:
+    """What is measured of each parameter of ``model``; at first its weights."""
+
+    def __init__(self, model: nn.Module, exchange: Exchange) -> None:
+        self.named = list(model.named_parameters())
+        self._exchange = exchange
+        packet = Packet()
+        for name, parameter in self.named:
+            held = local(parameter)
+            self._add(packet, name, parameter, squares=statistics.squares(held))
+            self._add(packet, name, parameter, nonfinite=statistics.nonfinite(held))
+        self._before = self._numbers(exchange.total(packet))
+        self._gradients: list[dict[str, float]] = []
+        self._updates: list[dict[str, float]] = []
+
+    def _add(self, packet: Packet, name: str, parameter: nn.Parameter, **found: Tensor) -> None:
+        """Puts sums into a packet, less what other processes hold copies of."""
+        copies = replicas(parameter, self._exchange.processes)
+        sums: Sums = packet.sums.setdefault((name, "parameter"), {})
+        sums |= {key: value / copies for key, value in found.items()}
+
+    @staticmethod
+    def _numbers(total: Packet) -> dict[str, dict[str, float]]:
+        entries = [
+            (key, what, value)
+            for (key, kind), sums in total.sums.items()
+            if kind == "parameter"
+            for what, value in sums.items()
+        ]
+        numbers: dict[str, dict[str, float]] = {}
+        values = statistics.to_floats([value for *_, value in entries])
+        for (key, what, _), value in zip(entries, values, strict=True):
+            numbers.setdefault(key, {})[what] = value
+        return numbers
+
+    def clear(self) -> None:
+        """Takes the gradients off.
+
+        Of these parameters, not of those that the model has now: FSDP2 puts whole ones in their
+        place until a backward pass has followed the forward.
+        """
+        for _, parameter in self.named:
+            parameter.grad = None
+
+    def note_gradients(self, packet: Packet) -> None:
+        """Puts what the gradients show into a packet."""
+        for name, parameter in self.named:
+            gradient = parameter.grad
+            if gradient is None:
+                continue
+            held = local(gradient)
+            if held.is_sparse:
+                held = held.coalesce().values()
+            self._add(packet, name, parameter, gradient=statistics.squares(held))
+
+    def update(self, optimizer: Optimizer, packet: Packet, *, skip_nonfinite: bool) -> None:
+        """Takes one optimizer step, and puts what it moved into a packet.
+
+        With ``skip_nonfinite`` a step whose gradients overflowed is not taken, as by GradScaler.
+        """
+        parameters = [parameter for _, parameter in self.named]
+        if skip_nonfinite and self._overflowed(parameters):
+            moved = [(torch.zeros(()), torch.ones(())) for _ in parameters]
+        else:
+            moved = measured_update(optimizer, parameters)
+        for (name, parameter), (change, size) in zip(self.named, moved, strict=True):
+            self._add(packet, name, parameter, change=change, size=size)
+
+    def _overflowed(self, parameters: list[nn.Parameter]) -> bool:
+        packet = Packet()
+        for number, parameter in enumerate(parameters):
+            if parameter.grad is not None and not parameter.grad.is_sparse:
+                wrong = statistics.nonfinite(local(parameter.grad))
+                self._add(packet, str(number), parameter, wrong=wrong)
+        found = self._numbers(self._exchange.total(packet))
+        return any(numbers["wrong"] > 0 for numbers in found.values())
+
+    def squared_gradient(self) -> float:
+        """The squared norm of the gradient of all parameters together."""
+        packet = Packet()
+        self.note_gradients(packet)
+        found = self._numbers(self._exchange.total(packet))
+        return sum(numbers["gradient"] for numbers in found.values())
+
+    def close(self, total: Packet) -> None:
+        """Takes the sums over all processes of the step that is over."""
+        numbers = self._numbers(total)
+        self._gradients.append(
+            {name: each["gradient"] ** 0.5 for name, each in numbers.items() if "gradient" in each}
+        )
+        ratios = {
+            name: _ratio(each["change"], each["size"])
+            for name, each in numbers.items()
+            if "change" in each
+        }
+        if ratios:
+            self._updates.append(ratios)
+
+    def profiles(self, ran: Callable[[str], bool]) -> tuple[ParameterProfile, ...]:
+        """The records; ``ran`` tells whether the module that owns a parameter did."""
+        profiles = []
+        for name, parameter in self.named:
+            norms = tuple(step.get(name) for step in self._gradients)
+            profiles.append(
+                ParameterProfile(
+                    name=name,
+                    shape=tuple(parameter.shape),
+                    trainable=parameter.requires_grad,
+                    reached=ran(name) or any(norm is not None for norm in norms),
+                    weight_norm=self._before[name]["squares"] ** 0.5,
+                    nonfinite=round(self._before[name]["nonfinite"]),
+                    gradient_norm=norms,
+                    update_ratio=tuple(step[name] for step in self._updates),
+                )
+            )
+        return tuple(profiles)
+
+
+def _ratio(change: float, size: float) -> float:
+    """Of the norms: 0 where nothing moved, infinite where a zero weight did."""
+    if change == 0:
+        return 0.0
+    return float((change / size) ** 0.5) if size else float("inf")
