@@ -24,7 +24,7 @@ __all__ = [
     "call_model",
     "data_on",
     "described",
-    "halves",
+    "half",
     "outermost",
     "own_loss",
     "tensors_in",
@@ -113,22 +113,21 @@ def to_device(batch: Batch, device: str | torch.device) -> Batch:
     return _rebuilt(batch, lambda item: to_device(item, device))
 
 
-def halves(batch: Batch) -> tuple[Batch, Batch] | None:
-    """The samples with even numbers and those with odd numbers; an odd last one is dropped.
+def half(batch: Batch) -> Batch | None:
+    """Every second sample of a batch, from the first on; half of them, rounded down.
 
-    Split are tensors and arrays of as many rows as the batch has samples, and lists and tuples
-    inside of it that have one entry for each. Everything else is in both halves as it is. A table
-    of as many rows as there happen to be samples cannot be told from a tensor of samples.
+    Divided are tensors and arrays of as many rows as the batch has samples, and lists and tuples
+    inside of it that have one entry for each. Everything else is taken over as it is. A table of
+    as many rows as there happen to be samples cannot be told from a tensor of samples.
 
     Returns:
-        Batches of the same types, or None where there are less than two samples, or samples are
+        A batch of the same type, or None where there are less than two samples, or samples are
         packed one behind the other (``PackedSequence``).
     """
     size = batch_size(batch)
     if size < 2 or isinstance(batch, PackedSequence):
         return None
-    paired = size - size % 2
-    return _part(batch, size, slice(0, paired, 2)), _part(batch, size, slice(1, paired, 2))
+    return _part(batch, size, slice(0, size - size % 2, 2))
 
 
 def _part(batch: Batch, size: int, rows: slice) -> Batch:
@@ -147,10 +146,13 @@ def _part(batch: Batch, size: int, rows: slice) -> Batch:
 
 def _of_samples(items: Sequence[Any], size: int) -> bool:
     """Whether each entry holds a row for each sample, so that entries are no samples themselves."""
-    return all(
-        isinstance(item, (Tensor, np.ndarray)) and item.ndim > 0 and len(item) == size
-        for item in items
-    )
+
+    def rows(item: Any) -> list[int]:
+        if isinstance(item, np.ndarray):
+            return [len(item) if item.ndim else 0]
+        return [len(tensor) if tensor.ndim else 0 for tensor in tensors_in(item)]
+
+    return all(set(rows(item)) == {size} for item in items)
 
 
 def _rebuilt(value: Any, change: Callable[[Any], Any]) -> Any:

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from gradscope import registry
 from gradscope.checked import BuildOptimizer
 from gradscope.errors import PlanError
+from gradscope.profile.exchange import bare
 from gradscope.randomness import preserved_randomness
 from gradscope.records import Plan, Prescription
 from gradscope.remedies import Training, Undo
@@ -90,7 +91,7 @@ def apply(model: nn.Module, plan: Plan) -> Patch:
     with preserved_randomness(plan.seed):
         try:
             for number, prescription in enumerate(plan.prescriptions, 1):
-                undos.append(_apply_one(model, prescription, number))
+                undos.append(_apply_one(bare(model), prescription, number))
         except BaseException:
             while undos:
                 undos.pop()()

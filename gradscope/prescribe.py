@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from gradscope import registry
+from gradscope.profile.exchange import bare
 from gradscope.records import Findings, Plan, Prescription, Refusal
 
 __all__ = ["prescribe"]
@@ -35,6 +36,7 @@ def prescribe(
     remedies = [registry.remedy(name) for name in only] or list(registry.remedies().values())
     candidates: list[Prescription] = []
     refusals: list[Refusal] = []
+    model = bare(model)
     for finding in findings:
         for remedy in remedies:
             if finding.code not in remedy.treats:

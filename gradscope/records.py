@@ -214,6 +214,16 @@ class SiteProfile:
     def units(self) -> int:
         return self.shape[self.unit_axis]
 
+    @property
+    def is_call(self) -> bool:
+        """Whether a function or method is called there, not a module."""
+        return "::" in self.name
+
+    @property
+    def module(self) -> str:
+        """Name of the module that stands there, or in which the function is called."""
+        return self.name.partition("::")[0].partition("@")[0]
+
 
 @dataclass(frozen=True, slots=True)
 class ParameterProfile:
@@ -253,8 +263,8 @@ class GradientNoise:
     """How much the gradient of a batch owes to which samples are in it (McCandlish et al. 2018).
 
     Attributes:
-        batches: how many were passed whole and by halves.
-        samples: in each half.
+        batches: how many were passed, whole and half.
+        samples: in a half.
         squared_norm: unbiased estimate of the squared norm of the gradient over all data; noise
             can make it negative.
         covariance: estimate of the trace of the covariance of one sample's gradient.

@@ -351,6 +351,7 @@ class _Run:
                 batches,
                 tracked,
                 self.exchange,
+                known=tracked.squared_gradients if self.optimizer is None else (),
                 summed=self.observer.reduction == "sum",
             )
         except ModelError as error:

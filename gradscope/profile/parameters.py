@@ -101,6 +101,11 @@ class Parameters:
         found = self._numbers(self._exchange.total(packet))
         return sum(numbers["gradient"] for numbers in found.values())
 
+    @property
+    def squared_gradients(self) -> list[float]:
+        """The same at each step so far."""
+        return [sum(norm**2 for norm in step.values()) for step in self._gradients]
+
     def close(self, total: Packet) -> None:
         """Takes the sums over all processes of the step that is over."""
         numbers = self._numbers(total)

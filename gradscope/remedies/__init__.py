@@ -22,6 +22,7 @@ from gradscope.records import (
     Prescription,
     Profile,
     Refusal,
+    Role,
     SiteProfile,
     Value,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "outputs",
     "parent_and_name",
     "replaceable",
+    "sites_found",
 ]
 
 Undo = Callable[[], None]
@@ -103,6 +105,19 @@ class Remedy(ABC):
     def refusal(self, reason: str, sites: Iterable[str] = ()) -> Refusal:
         return Refusal(self.name, reason, tuple(sites))
 
+    def refused_calls(self, sites: Iterable[SiteProfile]) -> list[Refusal]:
+        """For a remedy that works on activation modules: what of the sites is none."""
+        calls = [site.name for site in sites if site.is_call and site.role is Role.ACTIVATION]
+        if not calls:
+            return []
+        return [
+            self.refusal(
+                "a function is called there, which cannot be reached yet; make it a module, such "
+                "as nn.ReLU() in place of F.relu(x)",
+                calls,
+            )
+        ]
+
 
 def child(model: nn.Module, site: str, remedy: str) -> nn.Module:
     """The module of that name.
@@ -140,12 +155,17 @@ def parent_and_name(model: nn.Module, site: str, remedy: str) -> tuple[nn.Module
 
 def _modules_at(model: nn.Module, sites: Iterable[SiteProfile]) -> set[int]:
     """Identities of the modules at these sites, whatever name each use of them has."""
-    return {id(model.get_submodule(site.name.partition("@")[0])) for site in sites}
+    return {id(model.get_submodule(site.module)) for site in sites if not site.is_call}
+
+
+def sites_found(profile: Profile, finding: Finding) -> list[SiteProfile]:
+    """The sites of a finding."""
+    return [site for site in profile.sites if site.name in finding.sites]
 
 
 def modules_found(model: nn.Module, profile: Profile, finding: Finding) -> set[int]:
     """Identities of the modules at the sites of a finding."""
-    return _modules_at(model, (site for site in profile.sites if site.name in finding.sites))
+    return _modules_at(model, sites_found(profile, finding))
 
 
 def outputs(model: nn.Module, profile: Profile) -> set[int]:

@@ -9,7 +9,15 @@ from torch import nn
 from gradscope.errors import PlanError
 from gradscope.profile.operators import is_activation
 from gradscope.records import Change, Finding, Prescription, Profile, Refusal
-from gradscope.remedies import Remedy, Undo, modules_found, outputs, parent_and_name, replaceable
+from gradscope.remedies import (
+    Remedy,
+    Undo,
+    modules_found,
+    outputs,
+    parent_and_name,
+    replaceable,
+    sites_found,
+)
 
 __all__ = ["ActivationSwap"]
 
@@ -60,10 +68,12 @@ class ActivationSwap(Remedy):
             # What works is left alone; a finding over depth is no single site's.
             faulty = modules_found(model, profile, finding)
             sites = [site for site in sites if id(model.get_submodule(site)) in faulty]
+        refused = self.refused_calls(sites_found(profile, finding))
         if not sites:
-            return [self.refusal("there is no activation module that another would relieve")]
+            reason = "there is no activation module that another would relieve"
+            return [*refused] or [self.refusal(reason)]
         choices = ("leaky-relu",) if dying else ("relu", "tanh")
-        return [
+        prescribed = [
             self.prescription(
                 finding,
                 "it passes a gradient for negative inputs too"
@@ -75,6 +85,7 @@ class ActivationSwap(Remedy):
             for choice in choices
             if not all(isinstance(model.get_submodule(s), _ACTIVATIONS[choice]) for s in sites)
         ]
+        return [*prescribed, *refused]
 
     def apply(self, model: nn.Module, prescription: Prescription) -> Undo:
         choice = prescription.parameters.get("activation")

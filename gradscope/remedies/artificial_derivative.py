@@ -11,7 +11,7 @@ from gradscope.derivatives import derivative, derivatives
 from gradscope.errors import PlanError
 from gradscope.profile.operators import has_dead_zone
 from gradscope.records import Change, Finding, Prescription, Profile, Refusal
-from gradscope.remedies import Remedy, Undo, child, modules_found, outputs
+from gradscope.remedies import Remedy, Undo, child, modules_found, outputs, sites_found
 
 __all__ = ["ArtificialDerivative"]
 
@@ -67,6 +67,7 @@ class ArtificialDerivative(Remedy):
                 )
             ]
         proposals: list[Prescription | Refusal] = []
+        refused = self.refused_calls(sites_found(profile, finding))
         ends = outputs(model, profile)
         faulty = modules_found(model, profile, finding)
         for name, kind in derivatives().items():
@@ -88,9 +89,10 @@ class ArtificialDerivative(Remedy):
                 for index, sites in enumerate(choices)
                 if sites and sites not in choices[:index]
             ]
-        return proposals or [
-            self.refusal("no activation module here has an artificial derivative for this fault")
-        ]
+        if not proposals and not refused:
+            reason = "no activation module here has an artificial derivative for this fault"
+            return [self.refusal(reason)]
+        return [*proposals, *refused]
 
     def apply(self, model: nn.Module, prescription: Prescription) -> Undo:
         settings = dict(prescription.parameters)

@@ -69,6 +69,8 @@ class NormInsertion(Remedy):
         sites = [site for site in profile.activations if not site.is_output]
         if not sites:
             return [self.refusal("there is no activation module to put a normalisation before")]
+        if refused := self.refused_calls(sites):
+            return [*refused]
         reused = [site.name for site in sites if "@" in site.name]
         if reused:
             return [

@@ -1,4 +1,4 @@
-"""Batches of every make: moved, split into halves, and the loss that an output carries."""
+"""Batches of every make: moved, halved, and the loss that an output carries."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pack_sequence
 from transformers import BatchEncoding
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from gradscope.batches import halves, outermost, own_loss, tensors_in, to_device
+from gradscope.batches import half, outermost, own_loss, tensors_in, to_device
 
 Pair = namedtuple("Pair", "inputs targets")
 
@@ -62,25 +62,22 @@ def structures(samples: int) -> st.SearchStrategy[Any]:
 
 
 @given(st.data(), st.integers(2, 7))
-def test_the_halves_of_any_structure_hold_its_samples_in_order(data: Any, samples: int) -> None:
+def test_half_of_any_structure_holds_every_second_sample(data: Any, samples: int) -> None:
     batch = data.draw(structures(samples))
-    parts = halves(batch)
-    assert parts is not None
-    half = samples // 2
-    for number, part in enumerate(parts):
-        assert type(part) is type(batch)
-        for tensor, whole in zip(tensors_in(part), tensors_in(batch), strict=True):
-            assert torch.equal(tensor, whole[number : 2 * half : 2])
+    part = half(batch)
+    assert type(part) is type(batch)
+    for tensor, whole in zip(tensors_in(part), tensors_in(batch), strict=True):
+        assert torch.equal(tensor, whole[0 : samples - samples % 2 : 2])
 
 
 @given(st.integers(-1, 1))
 def test_less_than_two_samples_cannot_be_split(samples: int) -> None:
     batch = torch.tensor(1.0) if samples < 0 else torch.zeros(samples, 3)
-    assert halves(batch) is None
-    assert halves({"x": batch}) is None
+    assert half(batch) is None
+    assert half({"x": batch}) is None
 
 
-def test_what_has_no_samples_is_in_both_halves() -> None:
+def test_what_has_no_samples_is_taken_over() -> None:
     table = torch.zeros(1, 9)
     batch = {
         "x": rows(5, 2),
@@ -93,45 +90,45 @@ def test_what_has_no_samples_is_in_both_halves() -> None:
         "return_loss": True,
         "text": "five!",
     }
-    one, other = halves(batch) or ({}, {})
-    assert one["position_ids"] is other["position_ids"] is table
+    one = half(batch) or {}
+    assert one["position_ids"] is table
     assert float(one["temperature"]) == 2
-    assert (one["labels"].tolist(), other["labels"].tolist()) == ([0, 2], [1, 3])
-    assert (one["boxes"], other["boxes"]) == ([{"box": 0}, {"box": 2}], [{"box": 1}, {"box": 3}])
-    assert (one["names"], other["names"]) == (("a", "c"), ("b", "d"))
-    assert [len(tensor) for tensor in other["pair"]] == [2, 2]
+    assert one["labels"].tolist() == [0, 2]
+    assert one["boxes"] == [{"box": 0}, {"box": 2}]
+    assert one["names"] == ("a", "c")
+    assert [len(tensor) for tensor in one["pair"]] == [2, 2]
     assert (one["return_loss"], one["text"]) == (True, "five!")
     assert len(batch["boxes"]) == 5, "the batch itself is left alone"  # type: ignore[arg-type]
 
 
 def test_a_pair_of_two_samples_is_no_list_of_samples() -> None:
-    one, other = halves((rows(2, 3), rows(2))) or ((), ())
+    one = half((rows(2, 3), rows(2))) or ()
     assert [tuple(tensor.shape) for tensor in one] == [(1, 3), (1,)]
-    one, other = halves({"x": (rows(2, 3), rows(2))}) or ({}, {})
-    assert [tuple(tensor.shape) for tensor in other["x"]] == [(1, 3), (1,)]
+    held = half({"x": (rows(2, 3), rows(2))}) or {}
+    assert [tuple(tensor.shape) for tensor in held["x"]] == [(1, 3), (1,)]
 
 
 def test_the_type_is_kept() -> None:
     holder = Holder(x=rows(4))
     holder.note = "kept"
-    one, _ = halves(holder) or (Holder(), Holder())
+    one = half(holder) or Holder()
     assert (type(one), one.note, len(one["x"]), len(holder["x"])) == (Holder, "kept", 2, 4)
     record = Record(rows(4, 2), ["a", "b", "c", "d"])
-    _, other = halves(record) or (record, record)
-    assert (type(other), other.names, other.scale, other.made) == (Record, ["b", "d"], 1.0, 3)
+    other = half(record) or record
+    assert (type(other), other.names, other.scale, other.made) == (Record, ["a", "c"], 1.0, 3)
     for batch in (OrderedDict(x=rows(4)), BatchEncoding({"x": rows(4)})):
-        part, _ = halves(batch) or ({}, {})
+        part = half(batch) or {}
         assert type(part) is type(batch)
         assert isinstance(part, Mapping)
-    frozen, _ = halves(MappingProxyType({"x": rows(4)})) or ({}, {})
+    frozen = half(MappingProxyType({"x": rows(4)})) or {}
     assert len(frozen["x"]) == 2
-    output, _ = halves(SequenceClassifierOutput(logits=rows(4, 2))) or (None, None)
+    output = half(SequenceClassifierOutput(logits=rows(4, 2)))
     assert output.logits is output["logits"]
     assert len(output.logits) == 2
 
 
-def test_packed_sequences_are_not_split() -> None:
-    assert halves(pack_sequence([torch.zeros(3, 2), torch.zeros(2, 2)])) is None
+def test_packed_sequences_are_not_halved() -> None:
+    assert half(pack_sequence([torch.zeros(3, 2), torch.zeros(2, 2)])) is None
 
 
 # --- Moving -----------------------------------------------------------------------------------

@@ -122,5 +122,5 @@ def compare_noise(held: Comparison, profile: Profile, reference: Reference) -> N
     held.equal("noise batches", got.batches, expected.batches)
     held.equal("noise samples", got.samples, expected.samples)
     held.near("noise squared_norm", got.squared_norm, expected.squared_norm, expected.big)
-    scale = 2 * expected.samples * expected.big
+    scale = expected.big / (1 / expected.samples - 1 / expected.whole)
     held.near("noise covariance", got.covariance, expected.covariance, scale)

@@ -93,16 +93,18 @@ class Noise:
 
     batches: int
     samples: int
+    whole: int
     small: float
     big: float
 
     @property
     def squared_norm(self) -> float:
-        return 2 * self.big - self.small
+        """What the two differ by from G² are the covariance over 1/samples and 1/whole."""
+        return self.big - self.covariance / self.whole
 
     @property
     def covariance(self) -> float:
-        return 2 * self.samples * (self.small - self.big)
+        return (self.small - self.big) / (1 / self.samples - 1 / self.whole)
 
 
 @dataclass
@@ -271,26 +273,30 @@ class Measuring:
                 if seen.name in self.result.sites:
                     self.note(seen, self.result.sites[seen.name])
 
-    def measure_noise(self, batches: Sequence[Any]) -> None:
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        half = samples_of(batches[0]) // 2
+    def measure_noise(self, batches: Sequence[Any], *, weights_moved: bool) -> None:
+        whole = samples_of(batches[0])
+        half = whole // 2
         if half == 0:
             return
         small, big = [], []
-        for batch in batches:
-            halves = []
-            for first in (0, 1):
-                part = part_of(batch, samples_of(batch), slice(first, 2 * half, 2))
-                with without_checkpoints():
-                    loss = self.step(self.model, part)
-                found = torch.autograd.grad(loss, parameters, allow_unused=True)
-                pairs = zip(parameters, found, strict=True)
-                flat = [numbers_of(torch.zeros_like(p) if g is None else g) for p, g in pairs]
-                samples = 1 if self.reduction == "mean" else half
-                halves.append(np.concatenate([g.ravel() for g in flat]) / samples)
-            small.append(float((halves[0] ** 2).sum()))
-            big.append(float((((halves[0] + halves[1]) / 2) ** 2).sum()))
-        self.result.noise = Noise(len(batches), half, float(np.mean(small)), float(np.mean(big)))
+        for number, batch in enumerate(batches):
+            small.append(self.squared_gradient(part_of(batch, whole, slice(0, 2 * half, 2)), half))
+            if weights_moved:
+                big.append(self.squared_gradient(batch, whole))
+                continue
+            norms = [p["gradient_norm"][number] for p in self.result.parameters.values()]
+            samples = 1 if self.reduction == "mean" else whole
+            big.append(sum(norm**2 for norm in norms if norm is not None) / samples**2)
+        means = float(np.mean(small)), float(np.mean(big))
+        self.result.noise = Noise(len(batches), half, whole, *means)
+
+    def squared_gradient(self, batch: Any, samples: int) -> float:
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        with without_checkpoints():
+            loss = self.step(self.model, batch)
+        found = torch.autograd.grad(loss, parameters, allow_unused=True)
+        scale = 1 if self.reduction == "mean" else samples
+        return sum(float((numbers_of(g) ** 2).sum()) for g in found if g is not None) / scale**2
 
 
 def fed_by_the_batch(model: nn.Module, step: Step, batches: Sequence[Any]) -> set[str]:
@@ -378,14 +384,15 @@ def measure(
         for p in named.values():
             p.grad = None
     measuring.more(batches[steps:])
+    measuring.result.parameters = entries
     if noise:
-        measuring.measure_noise(drawn[: min(NOISE, len(batches))])
+        moved = optimizer is not None
+        measuring.measure_noise(drawn[: min(NOISE, len(batches))], weights_moved=moved)
     for name, entry in entries.items():
         arrived = any(norm is not None for norm in entry["gradient_norm"])
         entry["reached"] = arrived or any(
             owner in measuring.called for owner in owners(model, named[name])
         )
-    measuring.result.parameters = entries
     return measuring.result
 
 
