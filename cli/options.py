@@ -181,11 +181,11 @@ def subject_of(
     if loss is not None:
         subject = replace(subject, step=step_from_loss(load_callable(loss, "loss")))
     if input_shape is not None:
-        from gradscope.synthetic import on_random_inputs
+        from gradscope.inputs import on_random_inputs
 
         subject = on_random_inputs(subject, _shape(input_shape), has_loss=loss is not None)
     elif loss is not None and subject.build_data is None:
-        from gradscope.synthetic import on_inferred_inputs
+        from gradscope.inputs import on_inferred_inputs
 
         # A loss that was named is meant, also where there are no targets for it.
         subject = on_inferred_inputs(subject, has_loss=True)

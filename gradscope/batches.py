@@ -44,10 +44,8 @@ def call_model(model: nn.Module, batch: Batch) -> Any:
 
 
 def batch_size(batch: Batch) -> int:
-    """How many samples a batch holds: the first extent of its first tensor, 1 without a tensor."""
-    for tensor in tensors_in(batch):
-        return tensor.shape[0] if tensor.ndim else 1
-    return 1
+    """How many samples a batch holds: the first extent of its first tensor that has one, else 1."""
+    return next((tensor.shape[0] for tensor in tensors_in(batch) if tensor.ndim), 1)
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from gradscope import registry
 from gradscope.checked import BuildOptimizer
 from gradscope.errors import PlanError
-from gradscope.profile.exchange import bare
+from gradscope.profile.sharding import bare
 from gradscope.randomness import preserved_randomness
 from gradscope.records import Plan, Prescription
 from gradscope.remedies import Training, Undo

@@ -14,6 +14,7 @@ from torch import nn
 from gradscope import registry
 from gradscope.batches import described
 from gradscope.diagnose import diagnose
+from gradscope.inputs import on_inferred_inputs
 from gradscope.prescribe import prescribe
 from gradscope.profile import DEFAULT_STEPS, profile_steps
 from gradscope.profile.preserve import preserved
@@ -31,7 +32,6 @@ from gradscope.records import (
     Verdict,
 )
 from gradscope.subject import Subject
-from gradscope.synthetic import on_inferred_inputs
 from gradscope.verify import DEFAULT_BUDGET, Progress, check_options, verify
 
 __all__ = ["Repair", "fix", "repair", "scan"]

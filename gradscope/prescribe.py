@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from gradscope import registry
-from gradscope.profile.exchange import bare
+from gradscope.profile.sharding import bare
 from gradscope.records import Findings, Plan, Prescription, Refusal
 
 __all__ = ["prescribe"]

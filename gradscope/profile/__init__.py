@@ -3,41 +3,32 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
-from torch.optim import Optimizer
 
-from gradscope.batches import Batch, batch_size, own_loss, tensors_in
-from gradscope.checked import BuildOptimizer, backward, checked_step, make_optimizer
+from gradscope.batches import Batch, batch_size, own_loss
+from gradscope.checked import BuildOptimizer, checked_step, make_optimizer
 from gradscope.errors import GradscopeError, ModelError, UsageError
-from gradscope.profile import statistics, updates
-from gradscope.profile.exchange import Exchange, bare
-from gradscope.profile.noise import NOISE_BATCHES, gradient_noise
+from gradscope.inputs import inferred_batches, own_or_projected
+from gradscope.profile.exchange import Exchange
 from gradscope.profile.observer import Observer
-from gradscope.profile.parameters import Parameters
 from gradscope.profile.preserve import preserved, preserved_weights
-from gradscope.records import GradientNoise, Profile, Skipped, Source
+from gradscope.profile.run import Run
+from gradscope.profile.sharding import bare
+from gradscope.records import Profile, Skipped, Source
 from gradscope.subject import step_from_loss
-from gradscope.synthetic import inferred_batches, own_or_projected
 
 __all__ = ["DEFAULT_STEPS", "profile", "profile_steps"]
 
 DEFAULT_STEPS = 8
 """Enough for rules that ask for a fault in most steps, cheap enough for every scan."""
-
-# Units are called dead or saturated over this many samples times positions; where the steps show
-# fewer, further batches are passed forward, as far as there are any.
-_OBSERVATIONS = 2000
-_FURTHER_BATCHES = 64
 
 
 def profile(
@@ -128,10 +119,10 @@ def profile_steps(
             except Exception:
                 # FSDP2 forbids it, for one.
                 weights = preserved_weights(model)
-        with weights, _drawing(batches) as drawing:
+        with weights:
             if not subject.training:
                 subject.train()
-            run = _Run(
+            run = Run(
                 subject,
                 checked_step(step),
                 None
@@ -147,7 +138,7 @@ def profile_steps(
                 exchange,
             )
             return run.profile(
-                drawing,
+                _draw(batches),
                 steps,
                 seed,
                 Source.SYNTHETIC if synthetic else Source.MEASURED,
@@ -206,31 +197,11 @@ def _made_up_loss(output: Any, batch: Batch) -> Tensor:
     return own_or_projected(output)
 
 
-@contextmanager
-def _drawing(batches: Iterable[Batch]) -> Iterator[Iterator[Batch]]:
-    """The batches one by one; gradients that flow into them are taken off again at the end."""
-    gradients: list[tuple[Tensor, Tensor | None]] = []
-    try:
-        yield _draw(batches, gradients)
-    finally:
-        for tensor, gradient in reversed(gradients):
-            tensor.grad = gradient
-
-
-def _draw(
-    batches: Iterable[Batch], gradients: list[tuple[Tensor, Tensor | None]]
-) -> Iterator[Batch]:
-    """The batches, with what their source raises turned into a ModelError that says so.
-
-    What gradients they have is taken off and noted.
-    """
+def _draw(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches, with what their source raises turned into a ModelError that says so."""
     drawn = 0
     try:
         for batch in batches:
-            for tensor in tensors_in(batch):
-                if tensor.is_leaf and tensor.requires_grad:
-                    gradients.append((tensor, tensor.grad))
-                    tensor.grad = None
             if batch_size(batch) == 0:
                 raise ModelError(
                     f"Batch {drawn} of the data holds no sample; give batches of at least two."
@@ -246,129 +217,3 @@ def _draw(
         ) from error
     if not drawn:
         raise ModelError("The data holds no batch; build_data() must yield at least one.")
-
-
-@dataclass(frozen=True)
-class _Run:
-    """A model under observation, and what its steps are made of."""
-
-    model: nn.Module
-    step: Callable[[nn.Module, Batch], Tensor]
-    optimizer: Optimizer | None
-    loss_scale: float
-    observer: Observer
-    exchange: Exchange
-
-    def profile(
-        self,
-        batches: Iterator[Batch],
-        steps: int,
-        seed: int,
-        source: Source,
-        skipped: list[Skipped],
-    ) -> Profile:
-        observer, model = self.observer, self.model
-        tracked = Parameters(bare(model), self.exchange)
-        drawn = list(itertools.islice(batches, steps))
-        losses: list[float] = []
-        sizes: list[int] = []
-        for number, batch in enumerate(itertools.islice(itertools.cycle(drawn), steps)):
-            loss = self._pass(batch, tracked, last=number == steps - 1)
-            sizes.append(observer.samples)
-            tracked.note_gradients(observer.packet)
-            if self.optimizer is not None:
-                tracked.update(self.optimizer, observer.packet, skip_nonfinite=self.loss_scale != 1)
-            averaged = observer.reduction != "sum"
-            weight = batch_size(batch) if averaged else 1
-            observer.packet.sums["", "loss"] = {"loss": loss * weight}
-            observer.packet.parts["", "loss"] = 1
-            total = self.exchange.total(observer.packet)
-            losses.append(
-                float(total.sums.pop(("", "loss"))["loss"]) / (sizes[-1] if averaged else 1)
-            )
-            tracked.close(total)
-            observer.close(total)
-        self._count_units(batches)
-        noise = self._noise(drawn[:NOISE_BATCHES], tracked, skipped)
-        sites = observer.profiles()
-        if sites and all(site.shape[0] < 2 for site in sites):
-            skipped.append(Skipped("variation", "the batches hold one sample each"))
-        return Profile(
-            source=source,
-            batch_size=sizes[0],
-            losses=tuple(losses),
-            input_variation=tuple(observer.input_variation),
-            sites=sites,
-            parameters=tracked.profiles(lambda name: _owner(bare(model), name) in observer.reached),
-            optimizer=None if self.optimizer is None else type(self.optimizer).__name__,
-            epsilon=None if self.optimizer is None else updates.epsilon_of(self.optimizer),
-            seed=seed,
-            skipped=(*skipped, *observer.skipped),
-            reduction=observer.reduction or "mean",
-            gradient_noise=noise,
-            processes=self.exchange.processes,
-        )
-
-    def _pass(self, batch: Batch, tracked: Parameters, *, last: bool) -> Tensor:
-        """One forward and backward pass; the loss, detached."""
-        observer = self.observer
-        tracked.clear()
-        with observer.step(batch, batch_size(batch), last=last):
-            loss = self.step(self.model, batch)
-            if loss.requires_grad:
-                observer.examine(loss)
-                backward(loss * self.loss_scale if self.loss_scale != 1 else loss, self.model)
-        if self.loss_scale != 1:
-            for _, parameter in tracked.named:
-                if parameter.grad is not None:
-                    parameter.grad.div_(self.loss_scale)
-        return loss.detach().to(statistics.wide(loss)).reshape(())
-
-    def _count_units(self, batches: Iterator[Batch]) -> None:
-        """Passes further batches until units have been seen often enough to be called dead."""
-        observer = self.observer
-        if observer.fewest_observations() >= _OBSERVATIONS:
-            return
-        for _ in range(_FURTHER_BATCHES):
-            batch = next(batches, None)
-            # One process must not go on where another has run out.
-            if not self.exchange.everyone(batch is not None):
-                return
-            # With a graph: some models differentiate in their forward pass.
-            with observer.step(batch, batch_size(batch), counting_only=True):
-                self.step(self.model, batch)
-            observer.close(self.exchange.total(observer.packet))
-            if observer.fewest_observations() >= _OBSERVATIONS:
-                return
-
-    def _noise(
-        self, batches: list[Batch], tracked: Parameters, skipped: list[Skipped]
-    ) -> GradientNoise | None:
-        try:
-            return gradient_noise(
-                self.model,
-                self.step,
-                batches,
-                tracked,
-                self.exchange,
-                known=tracked.squared_gradients if self.optimizer is None else (),
-                summed=self.observer.reduction == "sum",
-            )
-        except ModelError as error:
-            skipped.append(Skipped("gradient noise", str(error).rstrip(".")))
-            return None
-
-
-def _owner(model: nn.Module, parameter: str) -> str:
-    """The module that runs with a parameter: its holder, or what holds a list of parameters."""
-    name = parameter.rpartition(".")[0]
-    while name and _never_runs(model.get_submodule(name)):
-        name = name.rpartition(".")[0]
-    return name
-
-
-def _never_runs(module: nn.Module) -> bool:
-    """Whether it is a mere container; TorchScript hides the forward of its modules."""
-    if isinstance(module, torch.jit.ScriptModule):
-        return False
-    return type(module).forward is nn.Module.forward

@@ -16,14 +16,15 @@ __all__ = ["fused_score_sums", "score_numbers", "score_sums"]
 
 _ROWS = 1 << 17
 
+# Masks add -inf, the lowest number of a type, -1e9 or -1e4; the last is rounded in short types.
+_MASKED = -9e3
+
 
 def score_sums(scores: Tensor, place: Place | None) -> Sums:
     """What is summed of scores (..., queries, keys) before their softmax over the last dimension.
 
-    Masked ones are -inf, or about as low as their type goes; a query that sees no key counts for
-    nothing.
+    Masked ones are -inf or very low; a query that sees no key counts for nothing.
     """
-    low = torch.finfo(scores.dtype).min / 2
     scores = scores.detach()
     rows = scores.reshape(-1, scores.shape[-1])
     entropy, queries, highest = (
@@ -35,7 +36,7 @@ def score_sums(scores: Tensor, place: Place | None) -> Sums:
         known = ~spread.isnan()
         entropy += spread.where(known, 0).sum()
         queries += known.sum()
-        size = wide.abs().where((wide > low) & wide.isfinite(), 0)
+        size = wide.abs().where((wide > _MASKED) & wide.isfinite(), 0)
         highest = torch.maximum(highest, size.amax())
     peaks = highest.new_zeros(1 if place is None else place.processes)
     peaks[0 if place is None else place.process] = highest

@@ -6,18 +6,23 @@ Nodes are the ``grad_fn`` objects of torch; an edge leads from a result to what 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-__all__ = ["Depths", "reduction", "ways_around"]
+from torch import Tensor
+
+__all__ = ["Depths", "leaves", "reduction", "ways_around"]
 
 Node = Any
 
 # What may lie between a loss and the reduction that made it.
 _SCALAR_STEPS = (
     "Add", "Alias", "Clone", "Div", "Mul", "Neg", "Reshape", "Squeeze", "Sub", "ToCopy",
-    "Unsqueeze", "View", "Mean", "Sum",
+    "Unsqueeze", "View",
 )  # fmt: skip
+
+# What stands at the ends of a graph.
+_LEAF = "torch::autograd::AccumulateGrad"
 
 # Steps from a loss to the reduction that made it, at most.
 _FEW = 100
@@ -64,6 +69,13 @@ class Depths:
         return known[goal]
 
 
+def leaves(loss: Node) -> Iterator[Tensor]:
+    """The tensors that a backward pass would leave a gradient on."""
+    for node in _from(loss):
+        if node.name() == _LEAF:
+            yield node.variable
+
+
 def ways_around(
     loss: Node, sites: Mapping[Node, str], sources: Iterable[Node]
 ) -> dict[Node, Node | None]:
@@ -79,12 +91,14 @@ def ways_around(
         towards the loss where it joins the trunk: one that all ways from the loss to a source
         pass, and all ways to it. None where there is no such site.
     """
-    order = _from(loss)
+    # Leaves are on no way between two sites, and may have users without number.
+    order = [node for node in _from(loss) if node.name() != _LEAF]
     place = {node: index for index, node in enumerate(order)}
     users: dict[Node, list[Node]] = {node: [] for node in order}
     for node in order:
         for each in _inputs(node):
-            users[each].append(node)
+            if each in users:
+                users[each].append(node)
     # The immediate dominator of a node: the last one before it on every way from the loss. With
     # all users before what they use, one pass finds it (Cooper, Harvey, Kennedy 2001).
     dominator: dict[Node, Node] = {loss: loss}
@@ -135,35 +149,38 @@ def _from(loss: Node) -> list[Node]:
 def reduction(loss: Node | None, samples: int) -> str:
     """``sum`` where the loss is a plain sum over its samples, else ``mean``.
 
-    What decides is the reduction of the graph that takes samples away, and by what its result is
-    multiplied: closer to one over the number of samples than to one, and it is a mean.
+    What decides is the reduction that takes samples away: the deepest one of those that the loss
+    ends with. A sum that is divided by about as many as there are samples is a mean.
     """
-    node, factor, added = loss, 1.0, 0
+    node, factor, added, found = loss, 1.0, 0, ""
     for _ in range(_FEW + 2 * samples):
         if node is None:
-            return "mean"
+            break
         name = node.name()
         said = getattr(node, "_saved_reduction", None)
-        if said == 1 or (name.startswith("MeanBackward") and _takes_samples(node, samples)):
-            factor /= samples
+        if said is not None:
+            found = {1: "mean", 2: "sum"}.get(said, found)
             break
-        if said == 2 or (name.startswith("SumBackward") and _takes_samples(node, samples)):
-            break
-        if said is None and not name.startswith(_SCALAR_STEPS):
-            if added < samples - 1:
-                return "mean"
-            # One sample after the other has been added up.
+        if name.startswith(("Mean", "Sum")):
+            if _takes_samples(node, samples):
+                found = "mean" if name.startswith("Mean") else "sum"
+        elif not name.startswith(_SCALAR_STEPS):
             break
         added += name.startswith("Add")
         factor *= _multiplied_by(node)
         node = next(iter(_inputs(node)), None)
-    return "sum" if factor * math.sqrt(samples) > 1 else "mean"
+    if not found and added >= samples - 1:
+        # One sample after the other has been added up.
+        found = "sum"
+    return "sum" if found == "sum" and factor * math.sqrt(samples) > 1 else "mean"
 
 
 def _takes_samples(node: Node, samples: int) -> bool:
     """Whether a reduction goes over dimension 0, and that holds samples."""
     shape = tuple(node._saved_self_sym_sizes)
-    dims = [dim % len(shape) for dim in getattr(node, "_saved_dim", ()) if shape]
+    saved = getattr(node, "_saved_dim", ())
+    # Negative dimensions are saved without their sign.
+    dims = [(dim - (1 << 64) if dim >= 1 << 63 else dim) % len(shape) for dim in saved if shape]
     return bool(shape) and shape[0] % samples == 0 and (not dims or 0 in dims)
 
 

@@ -6,13 +6,9 @@ import itertools
 import statistics
 from collections.abc import Callable, Sequence
 
-from torch import Tensor, nn
-
 from gradscope.batches import Batch, batch_size, half
-from gradscope.checked import backward
 from gradscope.errors import ModelError
 from gradscope.profile.exchange import Exchange
-from gradscope.profile.parameters import Parameters
 from gradscope.records import GradientNoise
 
 __all__ = ["NOISE_BATCHES", "gradient_noise"]
@@ -22,10 +18,8 @@ NOISE_BATCHES = 4
 
 
 def gradient_noise(
-    model: nn.Module,
-    step: Callable[[nn.Module, Batch], Tensor],
+    squared_gradient: Callable[[Batch], float],
     batches: Sequence[Batch],
-    parameters: Parameters,
     exchange: Exchange,
     *,
     known: Sequence[float] = (),
@@ -34,27 +28,15 @@ def gradient_noise(
     """Estimates the squared norm and the covariance of the gradient (McCandlish et al. 2018, A.1).
 
     Args:
-        model: in the mode it trains in; its gradients are overwritten.
-        step: passes a batch forward and returns the loss.
+        squared_gradient: the squared norm of the gradient of a batch's loss.
         batches: of the same number of samples each, two at least.
-        parameters: whose gradients are meant.
         exchange: the processes that pass other samples at the same time.
-        known: squared norms of the gradients of the whole batches, where these weights have been
-            measured with them.
+        known: squared norms of the gradients of the whole batches, where they have been measured.
         summed: whether the loss is a sum over samples, not a mean.
 
     Raises:
         ModelError: a batch cannot be divided, or a half of it fails.
     """
-
-    def squared(batch: Batch) -> float:
-        parameters.clear()
-        loss = step(model, batch)
-        if not loss.requires_grad:
-            raise ModelError("the loss depends on no parameter")
-        backward(loss, model)
-        return parameters.squared_gradient()
-
     small: list[float] = []
     large: list[float] = []
     sizes: list[tuple[int, int]] = []
@@ -64,11 +46,10 @@ def gradient_noise(
         if not exchange.everyone(part is not None) or part is None:
             raise ModelError("a batch cannot be divided into halves")
         size = batch_size(part), batch_size(batch)
-        small.append(squared(part) / (size[0] ** 2 if summed else 1))
-        whole = known[number] if known else squared(batch)
+        small.append(squared_gradient(part) / (size[0] ** 2 if summed else 1))
+        whole = known[number] if known else squared_gradient(batch)
         large.append(whole / (size[1] ** 2 if summed else 1))
         sizes.append(size)
-    parameters.clear()
     if any(one != other for one, other in itertools.pairwise(sizes)):
         raise ModelError("the batches hold different numbers of samples")
     few, many = (size * exchange.batches for size in sizes[0])

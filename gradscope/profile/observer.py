@@ -14,10 +14,13 @@ from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from gradscope.batches import Batch, tensors_in
+from gradscope.checked import one_line
 from gradscope.profile import attention, operators, statistics, sums
-from gradscope.profile.exchange import Exchange, Packet, local, shard_of
+from gradscope.profile.axes import Layout, order_of, samples_first, shard_of_ordered
+from gradscope.profile.exchange import Exchange, Packet
 from gradscope.profile.graph import Depths, reduction, ways_around
-from gradscope.profile.layout import Layout, Layouts, Shard
+from gradscope.profile.layout import Layouts
+from gradscope.profile.sharding import local, shard_of
 from gradscope.profile.site import Site, observable, recomputing, unobservable
 from gradscope.profile.sums import Place, Sums
 from gradscope.profile.watch import Watch, unheard
@@ -31,8 +34,8 @@ _RESHAPES = (
     "ToCopy", "Transpose", "UnsafeView", "Unsqueeze", "View",
 )  # fmt: skip
 
-INPUT = "input"
-"""The kind of sums that are over the model's own input."""
+INPUT = "\0input"
+"""What the sums over the model's own input are kept under; no module has such a name."""
 
 _FINISH: dict[str, Callable[[Sums], dict[str, Tensor]]] = {
     "forward": sums.numbers,
@@ -212,9 +215,10 @@ class Observer:
             return found
         with torch.no_grad():
             layout, place = self.layouts.of(z), self._place(z)
-            x, axis = _samples_first(local(z), layout)
             if mask is not None:
-                found["units"] = sums.saturated_sums(x, axis, mask, place)
+                x = local(z)
+                axis = samples_first(x, layout)[1]
+                found["units"] = sums.saturated_sums(x, mask, order_of(x, layout), axis, place)
             if scores and not self._counting_only:
                 found["scores"] = attention.score_sums(local(z), place)
         return found
@@ -252,7 +256,7 @@ class Observer:
     def site_of(self, y: Tensor) -> Site | None:
         """The site that returned this very tensor last, in this step, if it is as it was then."""
         site, version = self._site_of.get(y, (None, 0))
-        return site if version == y._version else None
+        return site if version == _version(y) else None
 
     def see(
         self,
@@ -279,12 +283,20 @@ class Observer:
         if again:
             # Activation checkpointing runs the forward again during the backward: it was counted
             # before, but in its reentrant form only this pass has a graph.
-            if site is not None and known not in self._gradients_of:
-                self._ask_for_gradient(y, site)
+            if site is None or known in self._gradients_of:
+                return None
+            if self._uses.get(name, 0) > 1:
+                self.cannot_see(
+                    "it is used several times in segments that reentrant checkpointing recomputes "
+                    "in another order: no backward signal",
+                    name,
+                )
+                return None
+            self._ask_for_gradient(y, site)
             return None
         layout = self.layouts.of(y)
-        x, axis = _samples_first(local(y), layout)
-        shard = shard_of(y) or _moved_shard(y, layout)
+        x, axis = samples_first(local(y), layout)
+        shard = shard_of(y) or shard_of_ordered(y, layout)
         place = self._exchange.place(x, shard)
         if site is None:
             shape = tuple(x.shape) if place is None or not place.samples else place.extents(x)
@@ -293,7 +305,7 @@ class Observer:
         site.held = x.shape[0], self._here
         with torch.no_grad():
             self._measure(site, x, axis, place, noted, dead_zone=dead_zone)
-        self._site_of[y] = site, y._version
+        self._site_of[y] = site, _version(y)
         if not self._counting_only:
             self._chart(y, site, layout)
             if y.requires_grad:
@@ -304,7 +316,7 @@ class Observer:
 
     def _place(self, y: Tensor) -> Place | None:
         layout = self.layouts.of(y)
-        return self._exchange.place(_samples_first(local(y), layout)[0], _moved_shard(y, layout))
+        return self._exchange.place(samples_first(local(y), layout)[0], shard_of_ordered(y, layout))
 
     def _measure(
         self,
@@ -354,9 +366,12 @@ class Observer:
         def see(gradient: Tensor) -> None:
             # A mean over the samples here, and the scale of the loss, are undone.
             factor = (1 if self.reduction == "sum" else self._here) / self._loss_scale
-            with torch.no_grad():
-                found = sums.gradient_sums(local(gradient), factor)
-                self._put(site.name, "backward", found, parts)
+            try:
+                with torch.no_grad():
+                    found = sums.gradient_sums(local(gradient), factor)
+                    self._put(site.name, "backward", found, parts)
+            except Exception as error:
+                self.cannot_see(f"measuring its gradient failed: {one_line(error)}", site.name)
 
         self._handles.append(y.register_hook(see))
 
@@ -371,25 +386,6 @@ class Observer:
             self._finished.append((name, _FINISH[kind](found)))
 
 
-def _order(x: Tensor, layout: Layout) -> list[int]:
-    """The axes of ``x`` with the one of samples first."""
-    samples = layout.samples if layout.samples is not None and layout.samples < x.ndim else 0
-    return [samples, *(axis for axis in range(x.ndim) if axis != samples)]
-
-
-def _samples_first(x: Tensor, layout: Layout) -> tuple[Tensor, int]:
-    """``x`` as (samples, ...), at least two axes, and which of them counts units."""
-    if x.ndim < 2:
-        return x.reshape(-1, 1), 1
-    order = _order(x, layout)
-    units = x.ndim - 1
-    if layout.units is not None and layout.units < x.ndim and order.index(layout.units) != 0:
-        units = order.index(layout.units)
-    return x.permute(order), units
-
-
-def _moved_shard(x: Tensor, layout: Layout) -> Shard | None:
-    """The part that this process holds, along the axis where it is with samples first."""
-    if layout.shard is None or layout.shard.axis >= x.ndim:
-        return None
-    return replace(layout.shard, axis=_order(x, layout).index(layout.shard.axis))
+def _version(x: Tensor) -> int:
+    """Goes up when a tensor is written to."""
+    return 0 if x.is_inference() else x._version

@@ -1,12 +1,14 @@
 """What is known of torch's operators, as modules and as functions.
 
-Where activations are dead or saturated; which calls are layers, norms, look-ups, attention.
+Where activations are dead or saturated; which calls are layers, norms, look-ups, attention. A new
+activation is one line in the table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from gradscope.records import Role
 __all__ = [
     "Call",
     "called",
+    "dead_zone",
     "has_dead_zone",
     "is_activation",
     "kind_of",
@@ -30,40 +33,123 @@ __all__ = [
 ]
 
 Mask = Callable[[Tensor], Tensor]
+Slope = Callable[[Tensor], Tensor]
+Settings = Mapping[str, Any]
 
 # A bounded activation is saturated where its derivative is below this share of its largest one.
 SATURATED = 0.01
 
-_ACTIVATIONS: tuple[type[nn.Module], ...] = (
-    nn.CELU,
-    nn.ELU,
-    nn.GELU,
-    nn.GLU,
-    nn.Hardshrink,
-    nn.Hardsigmoid,
-    nn.Hardswish,
-    nn.Hardtanh,
-    nn.LeakyReLU,
-    nn.LogSigmoid,
-    nn.LogSoftmax,
-    nn.Mish,
-    nn.PReLU,
-    nn.RReLU,
-    nn.ReLU,
-    nn.ReLU6,
-    nn.SELU,
-    nn.SiLU,
-    nn.Sigmoid,
-    nn.Softmax,
-    nn.Softmax2d,
-    nn.Softmin,
-    nn.Softplus,
-    nn.Softshrink,
-    nn.Softsign,
-    nn.Tanh,
-    nn.Tanhshrink,
-    nn.Threshold,
+
+# --- Derivatives over their maximum -----------------------------------------------------------
+
+
+def _sigmoid(settings: Settings) -> Slope:
+    def slope(z: Tensor) -> Tensor:
+        y = torch.sigmoid(z)
+        return 4 * y * (1 - y)
+
+    return slope
+
+
+def _tanh(settings: Settings) -> Slope:
+    return lambda z: 1 - torch.tanh(z).square()
+
+
+def _softsign(settings: Settings) -> Slope:
+    return lambda z: (1 + z.abs()).pow(-2)
+
+
+def _window(low: float, high: float) -> Slope:
+    return lambda z: ((z > low) & (z < high)).to(z.dtype)
+
+
+def _gate(settings: Settings) -> Slope:
+    """Of the half of the input that is the gate."""
+    return lambda z: _sigmoid(settings)(z.chunk(2, settings["dim"])[1])
+
+
+# --- The table --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Activation:
+    """One activation.
+
+    Attributes:
+        module: its class in torch.nn.
+        call: the function's name, without a trailing underscore.
+        settings: what its module keeps and its function takes after the input, with defaults.
+        slope: derivative over its maximum, where it is bounded on both sides.
+        dead: whether negative inputs leave neither output nor gradient.
+    """
+
+    module: type[nn.Module]
+    call: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    slope: Callable[[Settings], Slope] | None = None
+    dead: Callable[[Settings], bool] = lambda settings: False
+
+
+def _always(settings: Settings) -> bool:
+    return True
+
+
+_TABLE = (
+    _Activation(nn.CELU, "celu"),
+    _Activation(nn.ELU, "elu"),
+    _Activation(nn.GELU, "gelu"),
+    _Activation(nn.GLU, "glu", {"dim": -1}, slope=_gate),
+    _Activation(nn.Hardshrink, "hardshrink"),
+    _Activation(nn.Hardsigmoid, "hardsigmoid", slope=lambda _: _window(-3, 3)),
+    _Activation(nn.Hardswish, "hardswish"),
+    # Of ReLU6, which stands before Hardtanh, its base class, only the upper side: the lower one is
+    # counted as dead.
+    _Activation(nn.ReLU6, "relu6", slope=lambda _: _window(-math.inf, 6), dead=_always),
+    _Activation(
+        nn.Hardtanh,
+        "hardtanh",
+        {"min_val": -1.0, "max_val": 1.0},
+        slope=lambda settings: _window(settings["min_val"], settings["max_val"]),
+    ),
+    _Activation(
+        nn.LeakyReLU,
+        "leaky_relu",
+        {"negative_slope": 0.01},
+        dead=lambda settings: bool(settings["negative_slope"] == 0),
+    ),
+    _Activation(nn.LogSigmoid, "logsigmoid"),
+    _Activation(nn.LogSoftmax, "log_softmax"),
+    _Activation(nn.Mish, "mish"),
+    _Activation(nn.PReLU, "prelu"),
+    _Activation(nn.RReLU, "rrelu"),
+    _Activation(nn.ReLU, "relu", dead=_always),
+    _Activation(nn.SELU, "selu"),
+    _Activation(nn.SiLU, "silu"),
+    _Activation(nn.Sigmoid, "sigmoid", slope=_sigmoid),
+    _Activation(nn.Softmax, "softmax", {"dim": None}),
+    _Activation(nn.Softmax2d, "softmax"),
+    _Activation(nn.Softmin, "softmin"),
+    _Activation(nn.Softplus, "softplus"),
+    _Activation(nn.Softshrink, "softshrink"),
+    _Activation(nn.Softsign, "softsign", slope=_softsign),
+    _Activation(nn.Tanh, "tanh", slope=_tanh),
+    _Activation(nn.Tanhshrink, "tanhshrink"),
+    _Activation(
+        nn.Threshold,
+        "threshold",
+        {"threshold": 0.0, "value": 0.0},
+        dead=lambda settings: bool(settings["threshold"] == 0 and settings["value"] == 0),
+    ),
 )
+_BY_CALL = {entry.call: entry for entry in reversed(_TABLE)}
+
+_ALIASES = {
+    "special_expit": "sigmoid",
+    "log_sigmoid": "logsigmoid",
+    "_threshold": "threshold",
+    "special_softmax": "softmax",
+    "special_log_softmax": "log_softmax",
+}
 
 _NORMALISATIONS: tuple[type[nn.Module], ...] = (
     _BatchNorm,
@@ -86,123 +172,26 @@ _LAYERS: tuple[type[nn.Module], ...] = (
 
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 
-# Functions of torch, torch.nn.functional and tensor methods, by name without a trailing underscore.
-_ACTIVATION_CALLS = frozenset({
-    "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "softplus",
-    "softsign", "tanh", "sigmoid", "hardtanh", "hardsigmoid", "hardswish", "hardshrink",
-    "softshrink", "tanhshrink", "threshold", "logsigmoid", "prelu", "rrelu", "glu", "softmax",
-    "log_softmax", "softmin",
-})  # fmt: skip
-_ALIASES = {
-    "special_expit": "sigmoid",
-    "log_sigmoid": "logsigmoid",
-    "_threshold": "threshold",
-    "clamp_min": "clamp",
-    "special_softmax": "softmax",
-    "special_log_softmax": "log_softmax",
-}
-_LAYER_CALLS = frozenset({
-    "linear", "bilinear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
-    "conv_transpose3d",
-})  # fmt: skip
+_CALLS = {
+    **dict.fromkeys(
+        (
+            "linear", "bilinear", "conv1d", "conv2d", "conv3d", "conv_transpose1d",
+            "conv_transpose2d", "conv_transpose3d",
+        ),
+        Role.LAYER,
+    ),
+    **dict.fromkeys(
+        ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"),
+        Role.NORMALISATION,
+    ),
+    **dict.fromkeys(("embedding", "embedding_bag"), Role.EMBEDDING),
+    "scaled_dot_product_attention": Role.ATTENTION,
+}  # fmt: skip
 # Layers only where an operand is a parameter.
 _PRODUCTS = frozenset({"matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "addmm", "baddbmm"})
-_NORMALISATION_CALLS = frozenset({
-    "batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm",
-})  # fmt: skip
-_EMBEDDING_CALLS = frozenset({"embedding", "embedding_bag"})
-
-# Zero output and zero derivative for every negative input.
-_DEAD_ZONE: tuple[type[nn.Module], ...] = (nn.ReLU, nn.ReLU6)
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One call of a function that makes a site.
-
-    Attributes:
-        operator: the function's name.
-        role: what stands at the site.
-        z: what it was called on.
-        dead_zone: whether negative inputs leave neither output nor gradient.
-        mask: as :func:`saturation`.
-        dim: over which dimension a softmax goes.
-    """
-
-    operator: str
-    role: Role
-    z: Tensor
-    dead_zone: bool = False
-    mask: Mask | None = None
-    dim: int | None = None
-
-
-def _sigmoid_slope(z: Tensor) -> Tensor:
-    y = torch.sigmoid(z)
-    return 4 * y * (1 - y)
-
-
-def _tanh_slope(z: Tensor) -> Tensor:
-    return 1 - torch.tanh(z).square()
-
-
-def _softsign_slope(z: Tensor) -> Tensor:
-    return (1 + z.abs()).pow(-2)
-
-
-def _window_slope(low: float, high: float) -> Callable[[Tensor], Tensor]:
-    return lambda z: ((z > low) & (z < high)).to(z.dtype)
-
-
-def _gate_slope(dim: int) -> Callable[[Tensor], Tensor]:
-    return lambda z: _sigmoid_slope(z.chunk(2, dim)[1])
-
-
-def _module_slope(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
-    """Derivative over its maximum, for activations bounded on both sides.
-
-    Of ReLU6 only the upper side: the lower one is counted as dead.
-    """
-    if isinstance(module, nn.ReLU6):
-        return _window_slope(float("-inf"), 6)
-    if isinstance(module, nn.Hardtanh):
-        return _window_slope(module.min_val, module.max_val)
-    if isinstance(module, nn.GLU):
-        return _gate_slope(module.dim)
-    for kind, slope in (
-        (nn.Sigmoid, _sigmoid_slope),
-        (nn.Tanh, _tanh_slope),
-        (nn.Softsign, _softsign_slope),
-        (nn.Hardsigmoid, _window_slope(-3, 3)),
-    ):
-        if isinstance(module, kind):
-            return slope
-    return None
-
-
-def _call_slope(
-    operator: str, arguments: tuple[Any, ...], named: dict[str, Any]
-) -> Callable[[Tensor], Tensor] | None:
-    if operator == "hardtanh":
-        return _window_slope(
-            _argument(arguments, named, 1, "min_val", -1.0),
-            _argument(arguments, named, 2, "max_val", 1.0),
-        )
-    if operator == "glu":
-        return _gate_slope(_argument(arguments, named, 1, "dim", -1))
-    return {
-        "sigmoid": _sigmoid_slope,
-        "tanh": _tanh_slope,
-        "softsign": _softsign_slope,
-        "hardsigmoid": _window_slope(-3, 3),
-        "relu6": _window_slope(float("-inf"), 6),
-    }.get(operator)
-
-
-def _argument(
-    arguments: tuple[Any, ...], named: dict[str, Any], place: int, name: str, default: Any
-) -> Any:
-    return arguments[place] if len(arguments) > place else named.get(name, default)
+# --- Modules ----------------------------------------------------------------------------------
 
 
 def kind_of(module: nn.Module) -> type[nn.Module]:
@@ -215,14 +204,31 @@ def kind_of(module: nn.Module) -> type[nn.Module]:
     )
 
 
+def _entry(kind: type[nn.Module]) -> _Activation | None:
+    return next((entry for entry in _TABLE if issubclass(kind, entry.module)), None)
+
+
+def _settings(module: nn.Module, entry: _Activation) -> Settings:
+    return {name: getattr(module, name, value) for name, value in entry.settings.items()}
+
+
 def is_activation(module: nn.Module) -> bool:
     """Whether the module is a non-linearity of torch's."""
-    return isinstance(module, _ACTIVATIONS)
+    return _entry(type(module)) is not None
 
 
 def has_dead_zone(kind: type[nn.Module]) -> bool:
+    """Whether negative inputs leave neither output nor gradient, as the class comes."""
+    entry = _entry(kind)
+    return entry is not None and entry.dead(entry.settings)
+
+
+def dead_zone(module: nn.Module) -> bool:
     """Whether negative inputs leave neither output nor gradient."""
-    return issubclass(kind, _DEAD_ZONE)
+    if isinstance(module, (nn.RNN, nn.RNNCell)):
+        return module.nonlinearity == "relu"
+    entry = _entry(type(module))
+    return entry is not None and entry.dead(_settings(module, entry))
 
 
 def role_of(module: nn.Module) -> Role | None:
@@ -237,9 +243,9 @@ def role_of(module: nn.Module) -> Role | None:
     return Role.LAYER if own else None
 
 
-def over_last_of_many(z: Tensor, dim: int | None) -> bool:
+def over_last_of_many(z: Tensor, dim: object) -> bool:
     """Whether a softmax is one over attention scores: of many rows, over the last dimension."""
-    return z.ndim >= 3 and dim is not None and dim % z.ndim == z.ndim - 1
+    return z.ndim >= 3 and isinstance(dim, int) and dim % z.ndim == z.ndim - 1
 
 
 def saturation(module: nn.Module) -> Mask | None:
@@ -248,7 +254,10 @@ def saturation(module: nn.Module) -> Mask | None:
     An element is saturated where |f'(z)| is below 1 % of the largest |f'|. Computed in float32 at
     least, whatever the type of ``z``; the mask has the output's shape. None for unbounded ones.
     """
-    return _mask(_module_slope(module))
+    entry = _entry(type(module))
+    if entry is None or entry.slope is None:
+        return None
+    return _mask(entry.slope(_settings(module, entry)))
 
 
 def saturated_output(module: nn.Module) -> Mask | None:
@@ -258,47 +267,75 @@ def saturated_output(module: nn.Module) -> Mask | None:
     return None
 
 
-def _mask(slope: Callable[[Tensor], Tensor] | None) -> Mask | None:
-    if slope is None:
-        return None
+def _mask(slope: Slope) -> Mask:
     return lambda z: slope(z.to(torch.promote_types(z.dtype, torch.float32))) < SATURATED
 
 
-def called(name: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> Call | None:
-    """What a call of a function of torch's is as a site; None where it is none."""
+# --- Calls ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a function that makes a site.
+
+    Attributes:
+        operator: the function's name.
+        role: what stands at the site.
+        z: what it was called on.
+        dead_zone: whether negative inputs leave neither output nor gradient.
+        mask: as :func:`saturation`.
+    """
+
+    operator: str
+    role: Role
+    z: Tensor
+    dead_zone: bool = False
+    mask: Mask | None = None
+
+
+def called(
+    name: str,
+    arguments: tuple[Any, ...],
+    named: dict[str, Any],
+    is_weight: Callable[[Tensor], bool],
+) -> Call | None:
+    """What a call of a function of torch's is as a site; None where it is none.
+
+    ``is_weight`` tells which operand of a product is a weight.
+    """
     operator = name if name.startswith("__") else name.rstrip("_")
     operator = _ALIASES.get(operator, operator)
-    z = _argument(arguments, named, 0, "input", None)
-    if not isinstance(z, Tensor):
+    if operator == "clamp_min" or operator == "clamp":
+        if not _is_relu(operator, arguments, named):
+            return None
+        operator = "relu"
+    entry = _BY_CALL.get(operator)
+    role = _CALLS.get(operator)
+    if entry is None and role is None and operator not in _PRODUCTS:
         return None
-    if operator == "clamp":
-        low = _argument(arguments, named, 1, "min", None)
-        high = _argument(arguments, named, 2, "max", None)
-        if isinstance(low, (int, float)) and low == 0 and high is None:
-            return Call("relu", Role.ACTIVATION, z, dead_zone=True)
+    tensors = [each for each in (*arguments, *named.values()) if isinstance(each, Tensor)]
+    if not tensors:
         return None
-    if operator in _ACTIVATION_CALLS:
-        dim = None
-        role = Role.ACTIVATION
-        if operator == "softmax":
-            dim = _argument(arguments, named, 1, "dim", None)
-            role = Role.ATTENTION if over_last_of_many(z, dim) else role
+    z = tensors[0]
+    if entry is not None:
+        taken = zip(entry.settings, arguments[1:], strict=False)
+        settings = {**entry.settings, **dict(taken), **named}
+        attends = operator == "softmax" and over_last_of_many(z, settings["dim"])
         return Call(
             operator,
-            role,
+            Role.ATTENTION if attends else Role.ACTIVATION,
             z,
-            dead_zone=operator in ("relu", "relu6"),
-            mask=_mask(_call_slope(operator, arguments, named)),
-            dim=dim,
+            dead_zone=entry.dead(settings),
+            mask=None if entry.slope is None else _mask(entry.slope(settings)),
         )
-    if operator == "scaled_dot_product_attention":
-        return Call(operator, Role.ATTENTION, _argument(arguments, named, 0, "query", z))
-    if operator in _LAYER_CALLS:
-        return Call(operator, Role.LAYER, z)
-    if operator in _PRODUCTS and any(isinstance(each, nn.Parameter) for each in arguments):
-        return Call(operator.strip("_"), Role.LAYER, z)
-    if operator in _NORMALISATION_CALLS:
-        return Call(operator, Role.NORMALISATION, z)
-    if operator in _EMBEDDING_CALLS:
-        return Call(operator, Role.EMBEDDING, z)
-    return None
+    if role is not None:
+        return Call(operator, role, z)
+    return Call(operator.strip("_"), Role.LAYER, z) if any(map(is_weight, tensors)) else None
+
+
+def _is_relu(operator: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> bool:
+    """Whether a clamp is one at zero from below alone."""
+    bounds = dict(zip(("min", "max"), arguments[1:], strict=False)) | named
+    low = bounds.get("min")
+    zero = isinstance(low, (int, float)) and not isinstance(low, bool) and low == 0
+    return zero and (operator == "clamp_min" or bounds.get("max") is None)

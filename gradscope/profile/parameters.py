@@ -1,4 +1,4 @@
-"""The parameters of a model over the steps: weights, gradients, updates."""
+"""The parameters of a model over the steps: weights, gradients, and what updates moved."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gradscope.checked import update
 from gradscope.profile import statistics
-from gradscope.profile.exchange import Exchange, Packet, local, replicas
+from gradscope.profile.exchange import Exchange, Packet
+from gradscope.profile.sharding import local, replicas
 from gradscope.profile.sums import Sums
-from gradscope.profile.updates import measured_update
 from gradscope.records import ParameterProfile
 
-__all__ = ["Parameters"]
+__all__ = ["Parameters", "epsilon_of", "measured_update"]
 
 
 class Parameters:
@@ -145,3 +146,34 @@ def _ratio(change: float, size: float) -> float:
     if change == 0:
         return 0.0
     return float((change / size) ** 0.5) if size else float("inf")
+
+
+def epsilon_of(optimizer: Optimizer) -> float | None:
+    """The ``eps`` of an optimizer that divides each gradient by its own magnitude, else None.
+
+    Adam and its relatives make updates whose size does not depend on the gradient's scale, down to
+    where gradients get as small as eps.
+    """
+    epsilon = optimizer.defaults.get("eps")
+    # Adafactor keeps a pair; the first is added to the squared gradient.
+    if isinstance(epsilon, tuple):
+        return None if epsilon[0] is None else float(epsilon[0]) ** 0.5
+    return None if epsilon is None else float(epsilon)
+
+
+def measured_update(
+    optimizer: Optimizer, parameters: list[nn.Parameter]
+) -> list[tuple[Tensor, Tensor]]:
+    """Takes one optimizer step.
+
+    Returns:
+        For each parameter, of what this process holds, the sum of squares of its change and of
+        its elements before.
+    """
+    before = [local(parameter.detach()).clone() for parameter in parameters]
+    update(optimizer)
+    moved = []
+    for parameter, old in zip(parameters, before, strict=True):
+        size = statistics.squares(old)
+        moved.append((statistics.squares(old.sub_(local(parameter.detach()))), size))
+    return moved

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from gradscope.profile.exchange import bare, local
+from gradscope.profile.sharding import bare, local
 from gradscope.randomness import preserved_randomness
 
 __all__ = ["preserved", "preserved_weights", "same_bits"]
@@ -110,14 +112,25 @@ def _noted_attributes(module: nn.Module) -> Callable[[], None]:
     if isinstance(module, torch.jit.ScriptModule) or hasattr(module, "reshard"):
         return lambda: None
     attributes = dict(vars(module))
+    contents = [(value, copy.copy(value)) for value in attributes.values() if _fills(value)]
 
     def restore() -> None:
         now = vars(module)
         for name in [name for name in now if name not in attributes]:
             del now[name]
         now.update(attributes)
+        for container, content in contents:
+            container.clear()
+            getattr(container, "update" if isinstance(container, (dict, set)) else "extend")(
+                content
+            )
 
     return restore
+
+
+def _fills(value: object) -> bool:
+    """Whether it is a plain container that a forward pass may put something into."""
+    return type(value) in (list, dict, set, deque)
 
 
 def _noted(tensor: Tensor) -> Callable[[], None]:

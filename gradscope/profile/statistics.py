@@ -15,26 +15,28 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "CORRELATED_ELEMENTS",
+    "CORRELATED_SAMPLES",
     "Moments",
     "by_unit",
-    "correlation",
     "effective_rank",
+    "evenly",
     "mean_correlation",
     "moments",
     "nonfinite",
     "norm",
     "peak",
     "pieces",
-    "rms",
+    "spread",
     "squares",
+    "surely_finite",
     "to_floats",
-    "units_first",
-    "variation",
     "wide",
 ]
 
-# Half a megabyte of float64: what is measured of a piece finds it in the cache.
-_PIECE = 1 << 16
+# Half a megabyte of float64: what is measured of a piece finds it in the cache. Elsewhere than on
+# CPU it is the number of launches that costs.
+_PIECE, _LARGE_PIECE = 1 << 16, 1 << 23
 
 # Pairs grow with the square of the samples; these many say enough of how alike they are.
 CORRELATED_SAMPLES = 64
@@ -48,12 +50,13 @@ def wide(x: Tensor) -> torch.dtype:
 
 def pieces(x: Tensor) -> Iterator[Tensor]:
     """``x`` in parts along other dimensions than the first, each small enough for a cache."""
-    if x.numel() <= _PIECE or x.ndim < 2:
+    most = _PIECE if x.device.type == "cpu" else _LARGE_PIECE
+    if x.numel() <= most or x.ndim < 2:
         yield x
         return
     dim = max(range(1, x.ndim), key=lambda each: x.shape[each])
     extent = x.shape[dim]
-    for part in x.chunk(min(extent, math.ceil(x.numel() / _PIECE)), dim) if extent > 1 else (x,):
+    for part in x.chunk(min(extent, math.ceil(x.numel() / most)), dim) if extent > 1 else (x,):
         # One row of a large tensor can still be too much.
         yield from pieces(part) if extent > 1 and part.shape[dim] == 1 else (part,)
 
@@ -80,11 +83,6 @@ def squares(x: Tensor) -> Tensor:
 def norm(x: Tensor) -> Tensor:
     """Euclidean norm over all elements, real or complex; scalar."""
     return squares(x).sqrt()
-
-
-def rms(x: Tensor) -> Tensor:
-    """Root mean square over all elements; scalar, NaN where there are none."""
-    return norm(x) / math.sqrt(x.numel()) if x.numel() else _scalar(x, math.nan)
 
 
 def nonfinite(x: Tensor) -> Tensor:
@@ -119,24 +117,30 @@ class Moments:
 
 
 def moments(x: Tensor) -> Moments:
-    """The sums over ``x`` (samples, ...), real and not empty, in one pass."""
+    """The sums over ``x`` (samples, ...), real and not empty."""
     x = x.detach()
-    total, deviations, nonzero = _scalar(x), _scalar(x), _scalar(x)
+    total, deviations, zeros, wrong = (_scalar(x) for _ in range(4))
+    # On CPU signs are added up faster than comparisons (in float32 exactly, for pieces of this
+    # size), and a finite total shows that nothing else has to be counted.
+    quick = x.device.type == "cpu"
     for piece in pieces(x):
         part = piece.to(wide(x), copy=True)
         flat = part.reshape(-1)
         total += torch.dot(flat, flat)
-        # Signs are added up faster than comparisons; in float32 exactly, for pieces of this size.
-        signs = (piece if piece.dtype == torch.float32 else part).sign().reshape(-1)
-        nonzero += torch.dot(signs, signs)
+        if quick:
+            signs = (piece if piece.dtype == torch.float32 else part).sign().reshape(-1)
+            zeros += signs.numel() - torch.dot(signs, signs)
+        else:
+            zeros += (part == 0).sum()
+            wrong += torch.isfinite(part).logical_not_().sum()
         flat = part.sub_(part.mean(dim=0)).reshape(-1)
         deviations += torch.dot(flat, flat)
-    if surely_finite(total):
-        return Moments(total, deviations, x.numel() - nonzero, _scalar(x))
-    zeros = _scalar(x)
-    for piece in pieces(x):
-        zeros += (piece.to(wide(x)) == 0).sum()
-    return Moments(total, deviations, zeros, nonfinite(x))
+    if quick and not surely_finite(total):
+        zeros = _scalar(x)
+        for piece in pieces(x):
+            zeros += (piece.to(wide(x)) == 0).sum()
+        wrong = nonfinite(x)
+    return Moments(total, deviations, zeros, wrong)
 
 
 def peak(x: Tensor, *, finite: bool) -> Tensor:
@@ -155,23 +159,6 @@ def peak(x: Tensor, *, finite: bool) -> Tensor:
     return highest
 
 
-def variation(x: Tensor) -> Tensor:
-    """How much samples differ: standard deviation across samples over RMS (dimensionless).
-
-    Args:
-        x: (samples, ...); the deviation is taken for each element over samples, then squared and
-            averaged.
-
-    Returns:
-        Scalar in [0, 1]; 0 where all samples are alike (an all-zero tensor's are), NaN for fewer
-        than two samples.
-    """
-    if x.shape[0] < 2 or not x.numel():
-        return _scalar(x, math.nan)
-    seen = moments(x)
-    return spread(seen.deviations, seen.squares)
-
-
 def spread(deviations: Tensor, total: Tensor) -> Tensor:
     """The root of a ratio of sums of squares; 0 where the deviations are."""
     return torch.where(deviations == 0, deviations, (deviations / total).sqrt())
@@ -179,22 +166,7 @@ def spread(deviations: Tensor, total: Tensor) -> Tensor:
 
 def evenly(count: int, extent: int) -> Tensor:
     """``count`` evenly spaced numbers below ``extent``: floor(k extent / count)."""
-    return torch.arange(count) * extent // count
-
-
-def correlation(x: Tensor) -> Tensor:
-    """Mean Pearson correlation between two different samples' values.
-
-    Args:
-        x: (samples, ...); the first 64 samples and at most 1024 evenly spaced elements of each
-            are used. Samples without variation of their own count as 0.
-
-    Returns:
-        Scalar in [-1, 1]; 1 where all samples are alike up to scale, NaN for fewer than two.
-    """
-    rows = x.detach()[:CORRELATED_SAMPLES].flatten(1)
-    chosen = evenly(min(rows.shape[1], CORRELATED_ELEMENTS), rows.shape[1]).to(x.device)
-    return mean_correlation(rows[:, chosen].to(wide(x)))
+    return torch.arange(count, device="cpu") * extent // count
 
 
 def mean_correlation(rows: Tensor) -> Tensor:
@@ -222,6 +194,8 @@ def effective_rank(features: Tensor) -> Tensor:
     Returns:
         Scalar from 1 to the smaller extent; NaN where an element is not finite or all are zero.
     """
+    # Small enough for any CPU, and not all devices can do it.
+    features = features.cpu().double()
     if not bool(torch.isfinite(features).all()):
         return _scalar(features, math.nan)
     values = torch.linalg.svdvals(features)
@@ -238,11 +212,6 @@ def by_unit(x: Tensor, axis: int, measure: Callable[[Tensor], Tensor]) -> Tensor
     for piece in pieces(x.detach().movedim(axis, 0)):
         count += measure(piece).flatten(1).sum(dim=1, dtype=wide(x))
     return count
-
-
-def units_first(x: Tensor, axis: int) -> Tensor:
-    """``x`` as (units, observations): one row for each unit, whatever the layout."""
-    return x.detach().movedim(axis, 0).flatten(1)
 
 
 def to_floats(scalars: list[Tensor]) -> list[float]:

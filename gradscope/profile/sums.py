@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gradscope.profile import statistics
-from gradscope.profile.layout import Shard
+from gradscope.profile.axes import Shard
 from gradscope.profile.operators import Mask
 from gradscope.profile.statistics import (
     CORRELATED_ELEMENTS,
@@ -183,7 +183,7 @@ def unit_sums(
     if dead_zone:
         others = [dim for dim in range(y.ndim) if dim != axis]
         highest, lowest = y.amax(dim=others), y.amin(dim=others)
-        if bool(highest.isnan().any()):
+        if highest.device.type != "cpu" or bool(highest.isnan().any()):
             # NaN is not positive, and says nothing of the unit's other elements.
             known = y.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
             highest, lowest = known.amax(dim=others), known.amin(dim=others)
@@ -194,11 +194,18 @@ def unit_sums(
     return sums
 
 
-def saturated_sums(z: Tensor, axis: int, mask: Mask, place: Place | None) -> Sums:
-    """How many elements of each unit are saturated, by ``mask`` of pieces of ``z``."""
+def saturated_sums(z: Tensor, mask: Mask, order: list[int], axis: int, place: Place | None) -> Sums:
+    """How many elements of each unit are saturated, by ``mask`` of parts of ``z``.
+
+    ``order`` are the axes with the one of samples first, and ``axis`` counts units in that order:
+    the mask takes ``z`` as it is.
+    """
     count: Tensor | int = 0
-    for piece in z.detach().split(max(1, (1 << 17) // max(1, z[:1].numel()))):
-        saturated = mask(piece)
+    samples = order[0] if z.ndim else 0
+    most = max(1, (1 << 17) * z.shape[samples] // z.numel()) if z.ndim else 1
+    for part in z.detach().split(most, samples) if z.ndim else (z.detach(),):
+        saturated = mask(part)
+        saturated = saturated.permute(order) if z.ndim > 1 else saturated.reshape(-1, 1)
         others = [dim for dim in range(saturated.ndim) if dim != axis]
         count = count + saturated.sum(dim=others)
     assert isinstance(count, Tensor)

@@ -1,35 +1,57 @@
 """Hooks on modules and a reader of calls: finds the sites of a model while it runs.
 
 A stack of frames holds the modules that are running; the innermost one names the functional calls.
-What a site shows is for the observer to measure.
+What a site shows is for the observer to measure. Nothing that goes wrong here may reach the model:
+it ends as something that could not be seen.
 """
 
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gradscope.batches import tensors_in
+from gradscope.checked import one_line
 from gradscope.profile import operators
+from gradscope.profile.axes import Layout
 from gradscope.profile.calls import Calls
-from gradscope.profile.exchange import made_local
-from gradscope.profile.layout import Layout
-from gradscope.profile.operators import Call
+from gradscope.profile.layout import Layouts
+from gradscope.profile.operators import Call, Mask
+from gradscope.profile.sharding import shard_made_local
 from gradscope.profile.site import Site, observable, recomputing
 from gradscope.profile.sums import Sums
 from gradscope.records import Role
 
-if TYPE_CHECKING:
-    from gradscope.profile.observer import Observer
+__all__ = ["Measuring", "Watch", "unheard"]
 
-__all__ = ["Watch", "unheard"]
+Noted = dict[str, Sums]
+
+
+class Measuring(Protocol):
+    """Who measures what the watch finds."""
+
+    layouts: Layouts
+    reached: set[str]
+
+    def see_input(self, x: Tensor | None) -> None: ...
+    def see_output(self, output: Any) -> None: ...
+    def note(self, z: Tensor, mask: Mask | None, *, scores: bool) -> Noted: ...
+    def note_fused(
+        self, name: str, query: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Noted: ...
+    def see(
+        self, name: str, role: Role, operator: str, y: Tensor, *, dead_zone: bool, noted: Noted
+    ) -> Site | None: ...
+    def site_of(self, y: Tensor) -> Site | None: ...
+    def cannot_see(self, reason: str, name: str) -> None: ...
 
 
 @dataclass
@@ -52,7 +74,7 @@ class _Frame:
     silent: bool
     layers: bool
     inner: list[Site] = field(default_factory=list)
-    noted: dict[str, Sums] = field(default_factory=dict)
+    noted: Noted = field(default_factory=dict)
 
 
 def unheard(hook: Callable[..., None]) -> Callable[..., None]:
@@ -67,15 +89,23 @@ def unheard(hook: Callable[..., None]) -> Callable[..., None]:
 
 
 class Watch:
-    """One step's watch over a model, for an observer."""
+    """One step's watch over a model."""
 
-    def __init__(self, observer: Observer, model: nn.Module, *, alone: bool) -> None:
-        self._observer = observer
+    def __init__(self, measuring: Measuring, model: nn.Module, *, alone: bool) -> None:
+        self._measuring = measuring
         self._model = model
         self._alone = alone
-        self._layouts = observer.layouts
-        self._frames: list[_Frame] = []
+        self._layouts = measuring.layouts
+        self._running = threading.local()
         self._handles: list[RemovableHandle] = []
+
+    @property
+    def _frames(self) -> list[_Frame]:
+        """The modules that are running in this thread."""
+        if not hasattr(self._running, "frames"):
+            self._running.frames = []
+        frames: list[_Frame] = self._running.frames
+        return frames
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -86,7 +116,7 @@ class Watch:
                 if isinstance(module, torch.jit.ScriptModule):
                     if not name.startswith(inside):
                         inside = f"{name}."
-                        self._observer.cannot_see(
+                        self._measuring.cannot_see(
                             "TorchScript runs as a whole, without calling its modules", name
                         )
                     continue
@@ -96,50 +126,56 @@ class Watch:
         finally:
             for handle in self._handles:
                 handle.remove()
-            self._frames = []
+            self._running = threading.local()
+
+    @contextmanager
+    def _harmless(self, name: str) -> Iterator[None]:
+        """What fails inside is something that cannot be measured, and no fault of the model's."""
+        try:
+            yield
+        except Exception as error:
+            self._measuring.cannot_see(f"measuring it failed: {one_line(error)}", name)
+
+    # --- Modules ------------------------------------------------------------------------------
 
     def _watch(self, name: str, module: nn.Module) -> None:
         computes_weights = "parametrizations" in name.split(".")
         root = module is self._model
+        kind = operators.kind_of(module)
         role = None if root or computes_weights else operators.role_of(module)
         silent = computes_weights or operators.is_activation(module)
-        kind = operators.kind_of(module)
-        own = kind.__module__.startswith("torch.nn.modules")
+        layers = not _is_torchs(kind) and role is None
         mask = operators.saturation(module) if role is Role.ACTIVATION else None
 
         @unheard
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if not self._frames:
-                self._see_inputs(args, kwargs)
-            frame = _Frame(name, module, role, silent, layers=not own and role is None)
+            frame = _Frame(name, module, role, silent, layers)
+            with self._harmless(name):
+                if not self._frames:
+                    self._see_inputs(args, kwargs)
+                z = next(tensors_in((args, kwargs)), None)
+                if role is Role.ACTIVATION and z is not None and observable(z):
+                    # Before the module runs: an in-place activation overwrites its input.
+                    attends = isinstance(module, nn.Softmax)
+                    if attends and operators.over_last_of_many(z, module.dim):
+                        frame.role = Role.ATTENTION
+                    scores = frame.role is Role.ATTENTION
+                    frame.noted = self._measuring.note(z, mask, scores=scores)
             self._frames.append(frame)
-            z = next(tensors_in((args, kwargs)), None)
-            if role is not Role.ACTIVATION or z is None or not observable(z):
-                return
-            # Before the module runs: an in-place activation overwrites its input.
-            if isinstance(module, nn.Softmax) and operators.over_last_of_many(z, module.dim):
-                frame.role = Role.ATTENTION
-            frame.noted = self._observer.note(z, mask, scores=frame.role is Role.ATTENTION)
 
         @unheard
         def after(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            frame = self._frames.pop()
-            if output is None:
-                # The forward has raised.
+            # A hook of the user's that raised has kept ours from running.
+            if not self._frames or self._frames[-1].module is not module:
                 return
-            y = next(tensors_in(output), None)
-            if y is None or y.numel():
-                # An expert that is called with no samples was not reached.
-                self._observer.reached.add(name)
-            if y is not None and not computes_weights:
-                if not self._layouts.knows(y):
-                    self._layouts.inherit((args, kwargs), y)
-                whole = None if self._alone else made_local(y)
-                if whole is not None:
-                    self._layouts.set(y, replace(self._layouts.of(y), shard=whole.shard))
-                self._see_module(frame, y)
+            frame = self._frames.pop()
+            # Without an output the forward has raised.
+            if output is not None:
+                with self._harmless(name):
+                    self._see_outputs(frame, args, kwargs, output)
             if root:
-                self._observer.see_output(output)
+                with self._harmless(name):
+                    self._measuring.see_output(output)
 
         self._handles += [
             module.register_forward_pre_hook(before, with_kwargs=True),
@@ -152,57 +188,89 @@ class Watch:
         for tensor in entering:
             if tensor.ndim and not self._layouts.knows(tensor):
                 self._layouts.set(tensor, Layout(samples=0))
-        self._observer.see_input(next(iter(entering), None))
+        self._measuring.see_input(next(iter(entering), None))
+
+    def _see_outputs(
+        self, frame: _Frame, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        y = next(tensors_in(output), None)
+        if y is None or y.numel():
+            # An expert that is called with no samples was not reached.
+            self._measuring.reached.add(frame.name)
+        if y is None or (frame.silent and frame.role is None):
+            return
+        if not self._layouts.knows(y):
+            self._layouts.inherit((args, kwargs), y)
+        if not self._alone:
+            was_sharded, shard = shard_made_local(y)
+            if was_sharded:
+                self._layouts.set(y, replace(self._layouts.of(y), shard=shard))
+        self._see_module(frame, y)
 
     def _see_module(self, frame: _Frame, y: Tensor) -> None:
         module, role = frame.module, frame.role
-        parts = {site.role for site in frame.inner}
-        composed = parts and parts <= {Role.ACTIVATION, Role.GATE}
-        if role is None and composed and not any(True for _ in module.children()):
-            # A leaf that works an activation out of others: they are its parts, it is the site.
-            bare = not any(True for _ in module.parameters(recurse=False))
-            if bare and self._observer.site_of(y) not in frame.inner and module is not self._model:
-                role = Role.ACTIVATION
-                for site in frame.inner:
-                    site.role = Role.GATE
+        kind = operators.kind_of(module)
+        if role is None and self._is_composed(frame, y):
+            role = Role.ACTIVATION
+            for site in frame.inner:
+                site.role = Role.GATE
         if role is None:
             return
-        kind = operators.kind_of(module)
-        builtin = kind.__module__.startswith("torch.nn.")
-        if role is Role.LAYER and not builtin and self._observer.site_of(y) is not None:
+        if role is Role.LAYER and not _is_torchs(kind) and self._measuring.site_of(y) is not None:
             # The site inside whose output it hands on has been seen.
             return
-        dead_zone = operators.has_dead_zone(kind)
         noted = frame.noted
         if isinstance(module, (nn.RNN, nn.RNNCell)):
-            dead_zone = module.nonlinearity == "relu"
-            if module.nonlinearity == "tanh":
-                noted = self._observer.note(y, operators.saturated_output(module), scores=False)
+            noted = self._measuring.note(y, operators.saturated_output(module), scores=False)
         if isinstance(module, nn.RNNBase):
-            self._observer.cannot_see(
+            self._measuring.cannot_see(
                 "its gates, its lower layers and its path through time are computed in one fused "
                 "call, which shows its output alone",
                 frame.name,
             )
-        self._observer.see(frame.name, role, kind.__name__, y, dead_zone=dead_zone, noted=noted)
+        dead_zone = operators.dead_zone(module)
+        self._measuring.see(frame.name, role, kind.__name__, y, dead_zone=dead_zone, noted=noted)
+
+    def _is_composed(self, frame: _Frame, y: Tensor) -> bool:
+        """Whether it is a leaf that works an activation out of others, its parts."""
+        parts = {site.role for site in frame.inner}
+        return (
+            bool(parts)
+            and parts <= {Role.ACTIVATION, Role.GATE}
+            and frame.module is not self._model
+            and not any(True for _ in frame.module.children())
+            and not any(True for _ in frame.module.parameters(recurse=False))
+            and self._measuring.site_of(y) not in frame.inner
+        )
+
+    # --- Functions ----------------------------------------------------------------------------
 
     def before_call(
         self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Call, dict[str, Sums]] | None:
+    ) -> tuple[Call, Noted] | None:
         """Looks at the input of a call that will be a site; see ``calls.Listener``."""
         frame = self._frames[-1] if self._frames else None
         if frame is None or any(each.silent for each in self._frames):
             return None
-        call = operators.called(name, args, kwargs)
-        if call is None:
-            return None
-        if call.role not in (Role.ACTIVATION, Role.ATTENTION) and not frame.layers:
-            return None
-        if not observable(call.z) or recomputing():
-            return call, {}
-        if call.operator != "scaled_dot_product_attention":
-            return call, self._observer.note(call.z, call.mask, scores=call.role is Role.ATTENTION)
-        return call, self._observer.note_fused(frame.name, call.z, args, kwargs)
+        with torch._C.DisableTorchFunction(), self._harmless(frame.name):
+            call = operators.called(name, args, kwargs, self._is_weight)
+            if call is None:
+                return None
+            if call.role not in (Role.ACTIVATION, Role.ATTENTION) and not frame.layers:
+                return None
+            if not observable(call.z) or recomputing():
+                return call, {}
+            if call.operator == "scaled_dot_product_attention":
+                return call, self._measuring.note_fused(frame.name, call.z, args, kwargs)
+            scores = call.role is Role.ATTENTION
+            return call, self._measuring.note(call.z, call.mask, scores=scores)
+        return None
+
+    def _is_weight(self, operand: Tensor) -> bool:
+        """A parameter, or what is made of parameters and not of inputs."""
+        if isinstance(operand, nn.Parameter):
+            return True
+        return operand.requires_grad and self._layouts.of(operand).samples is None
 
     def after_call(
         self,
@@ -210,21 +278,29 @@ class Watch:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         out: Any,
-        noted: tuple[Call, dict[str, Sums]] | None,
+        noted: tuple[Call, Noted] | None,
     ) -> None:
         """Follows the axes through a call, and looks at what it returned if it is a site."""
-        self._layouts.follow(name, args, kwargs, out)
-        if noted is None or not isinstance(out, Tensor):
-            return
-        call, seen = noted
-        frame = self._frames[-1]
-        site = self._observer.see(
-            f"{frame.name}::{call.operator}",
-            call.role,
-            call.operator,
-            out,
-            dead_zone=call.dead_zone,
-            noted=seen,
-        )
-        if site is not None and call.role is not Role.LAYER:
-            frame.inner.append(site)
+        frame = self._frames[-1] if self._frames else None
+        with (
+            torch._C.DisableTorchFunction(),
+            self._harmless("" if frame is None else frame.name),
+        ):
+            self._layouts.follow(name, args, kwargs, out)
+            if noted is None or frame is None or not isinstance(out, Tensor):
+                return
+            call, seen = noted
+            site = self._measuring.see(
+                f"{frame.name}::{call.operator}",
+                call.role,
+                call.operator,
+                out,
+                dead_zone=call.dead_zone,
+                noted=seen,
+            )
+            if site is not None and call.role is not Role.LAYER:
+                frame.inner.append(site)
+
+
+def _is_torchs(kind: type[nn.Module]) -> bool:
+    return kind.__module__.startswith("torch.nn.modules")

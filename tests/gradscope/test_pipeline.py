@@ -15,12 +15,12 @@ from torch.utils.data import DataLoader, TensorDataset
 import gradscope
 from gradscope import registry
 from gradscope.errors import GradscopeError, ModelError, SubjectError, UsageError
+from gradscope.inputs import on_random_inputs
 from gradscope.pipeline import repair, scan
 from gradscope.records import SCHEMA_VERSION, Report, Source, Status
 from gradscope.reports import read_json, render_json
 from gradscope.rules.subjects import perceptron, random_subject
 from gradscope.subject import Subject, step_from_loss
-from gradscope.synthetic import on_random_inputs
 
 
 def classified(*shape: int, dtype: torch.dtype = torch.float32, count: int = 10) -> list[Any]:

@@ -7,7 +7,6 @@ It knows gradscope's contract and none of its code. Three things it is told rath
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from tests.zoo.reference import statistics
 from tests.zoo.reference.capture import Capture, Seen, first_tensor, tensors
+from tests.zoo.reference.feeding import fed_by_the_batch, seed_all
 from tests.zoo.reference.graph import Place, SiteGraph
 from tests.zoo.reference.patching import capturing, without_checkpoints
 from tests.zoo.reference.statistics import Array, numbers
@@ -134,12 +134,6 @@ def call_model(model: nn.Module, batch: Any) -> Any:
     if isinstance(batch, Mapping):
         return model(**batch)
     return model(batch[0] if isinstance(batch, (tuple, list)) else batch)
-
-
-def seed_all(seed: int) -> None:
-    torch.manual_seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
-    random.seed(seed)
 
 
 def samples_of(batch: Any) -> int:
@@ -297,34 +291,6 @@ class Measuring:
         found = torch.autograd.grad(loss, parameters, allow_unused=True)
         scale = 1 if self.reduction == "mean" else samples
         return sum(float((numbers_of(g) ** 2).sum()) for g in found if g is not None) / scale**2
-
-
-def fed_by_the_batch(model: nn.Module, step: Step, batches: Sequence[Any]) -> set[str]:
-    """The sites whose output is another one where the batch is another one."""
-    seen: list[dict[str, Tensor]] = []
-    for batch in (batches[0], batches[1] if len(batches) > 1 else altered(batches[0])):
-        seed_all(0)
-        copied = copy.deepcopy(model).train()
-        with capturing(copied) as capture:
-            step(copied, batch)
-        seen.append({one.name: one.y for one in capture.sites})
-    first, second = seen
-    return {
-        name for name, y in first.items() if name not in second or not same(y, second[name])
-    } | (second.keys() - first.keys())
-
-
-def altered(batch: Any) -> Any:
-    """A batch like it with other numbers."""
-    if isinstance(batch, Tensor):
-        return batch * 1.5 + 0.1 if batch.is_floating_point() else batch.flip(0)
-    if isinstance(batch, Mapping):
-        return {key: altered(value) for key, value in batch.items()}
-    return type(batch)(altered(value) for value in batch)
-
-
-def same(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and torch.equal(one, other)
 
 
 def owners(model: nn.Module, parameter: nn.Parameter) -> list[str]:

@@ -127,10 +127,12 @@ class _Inputs:
             for name, value in vars(config).items()
             if name.endswith("_token_id") and isinstance(value, int)
         }
-        plain = torch.tensor([each for each in range(text.vocab_size) if each not in special])
+        plain = torch.tensor(
+            [each for each in range(text.vocab_size) if each not in special], device="cpu"
+        )
         if not len(plain):
-            plain = torch.arange(text.vocab_size)
-        return plain[torch.randint(len(plain), shape, generator=generator)]
+            plain = torch.arange(text.vocab_size, device="cpu")
+        return plain[torch.randint(len(plain), shape, generator=generator, device="cpu")]
 
     def _input_ids(self, samples: int, generator: Generator) -> Tensor:
         choices = (_CHOICES,) if self._task.endswith("ForMultipleChoice") else ()
@@ -164,7 +166,7 @@ class _Inputs:
         channels = getattr(vision, "num_channels", None) or 3
         frames = getattr(vision, "num_frames", None)
         shape = (*((frames,) if isinstance(frames, int) else ()), channels, *extents)
-        return torch.randn(samples, *shape, generator=generator)
+        return torch.randn(samples, *shape, generator=generator, device="cpu")
 
     def _waves(self, samples: int, generator: Generator) -> Tensor:
         """A wave as long as 24 frames; or a spectrogram, for models of those."""
@@ -175,7 +177,7 @@ class _Inputs:
             strides = getattr(config, "conv_stride", (320,))
             kernels = getattr(config, "conv_kernel", (400,))
             shape = (math.prod(strides) * _FRAMES + sum(kernels),)
-        return torch.randn(samples, *shape, generator=generator)
+        return torch.randn(samples, *shape, generator=generator, device="cpu")
 
     def _features(self, samples: int, generator: Generator) -> Tensor:
         config = self._config
@@ -186,7 +188,7 @@ class _Inputs:
             names = ("input_feat_per_channel", "feature_projection_input_dim", "num_mel_bins")
             widths = (getattr(config, name, None) for name in names)
             shape = (4 * _FRAMES, next((each for each in widths if isinstance(each, int)), 80))
-        return torch.randn(samples, *shape, generator=generator)
+        return torch.randn(samples, *shape, generator=generator, device="cpu")
 
     # --- Labels ---------------------------------------------------------------------------------
 
@@ -197,7 +199,7 @@ class _Inputs:
         ids, classes = batch.get("input_ids"), int(getattr(self._config, "num_labels", None) or 2)
 
         def whole(below: int, *shape: int) -> Tensor:
-            return torch.randint(below, (samples, *shape), generator=generator)
+            return torch.randint(below, (samples, *shape), generator=generator, device="cpu")
 
         if "return_loss" in self._names:
             return {"return_loss": True}
@@ -233,11 +235,11 @@ class _Inputs:
     def _per_sample(self, classes: int, samples: int, generator: Generator) -> Tensor:
         problem = getattr(self._config, "problem_type", None)
         if problem == "multi_label_classification":
-            return torch.randint(2, (samples, classes), generator=generator).float()
+            return torch.randint(2, (samples, classes), generator=generator, device="cpu").float()
         if problem == "regression" or (problem is None and classes == 1):
             shape = (samples, classes) if classes > 1 else (samples,)
-            return torch.randn(shape, generator=generator)
-        return torch.randint(classes, (samples,), generator=generator)
+            return torch.randn(shape, generator=generator, device="cpu")
+        return torch.randint(classes, (samples,), generator=generator, device="cpu")
 
 
 def _masked(ids: Tensor) -> Tensor:

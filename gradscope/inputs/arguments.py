@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 
 from torch import nn
 
-from gradscope.candidates import Filling, Input, candidates
 from gradscope.errors import ModelError
+from gradscope.inputs.layers import Filling, Input, candidates
 
 __all__ = ["MadeUp", "arguments"]
 

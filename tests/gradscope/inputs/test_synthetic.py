@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import gradscope
+from gradscope.batches import tensors_in
 from gradscope.errors import ModelError
+from gradscope.inputs import inferred_batches, on_random_inputs, own_or_projected
 from gradscope.records import Source, Status
 from gradscope.subject import Subject
-from gradscope.synthetic import on_random_inputs
 
 
 class Returns(nn.Module):
@@ -118,3 +119,79 @@ def test_an_output_without_a_real_tensor_is_named_with_the_way_out(result: Any) 
     assert "returned no real tensor to make a loss of" in message
     assert "--loss FILE.py:NAME" in message
     assert "ModelError" not in message
+
+
+# --- Inferred inputs ------------------------------------------------------------------------------
+
+
+def first(model: nn.Module) -> Any:
+    return next(iter(inferred_batches(model)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_models_type(dtype: torch.dtype) -> None:
+    assert first(nn.Linear(4, 3).to(dtype)).dtype is dtype
+
+
+def test_the_same_batches_on_every_pass_without_touching_the_generators() -> None:
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 3))
+    model[2].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes, state = [module.training for module in model.modules()], torch.get_rng_state()
+    batches = inferred_batches(model)
+    one, two = list(batches), list(batches)
+    assert all(torch.equal(left, right) for left, right in zip(one, two, strict=True))
+    assert not torch.equal(one[0], one[1])
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_weights_that_are_not_there_yet_are_told() -> None:
+    with pytest.raises(ModelError, match="lazy layers without weights"):
+        inferred_batches(nn.Sequential(nn.LazyLinear(3)))
+
+
+def test_a_models_own_loss_is_used_without_data() -> None:
+    class Own(nn.Linear):
+        def forward(self, x: Tensor) -> Any:
+            return {"loss": super().forward(x).square().mean() + 100}
+
+    def unused(output: Any, batch: Any) -> Tensor:
+        raise AssertionError("there are no targets for it")
+
+    report = gradscope.scan(Subject.of(Own(4, 3), None, unused))
+    assert report.profile is not None
+    assert report.profile.source == "synthetic"
+    assert min(report.profile.losses) > 100
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: nn.Linear(4, 2),
+        lambda: nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 2)),
+        lambda: nn.Transformer(8, 2, 1, 1, 16, batch_first=True),
+    ],
+    ids=["numbers", "tokens", "two arguments"],
+)
+def test_the_default_device_is_not_the_models(build: Callable[[], nn.Module]) -> None:
+    model = build()
+    expected = list(tensors_in(first(model)))
+    with torch.device("meta"):
+        made = list(tensors_in(first(model)))
+    assert {tensor.device.type for tensor in made} == {"cpu"}
+    assert all(torch.equal(one, two) for one, two in zip(made, expected, strict=True))
+
+
+def test_the_default_device_matters_neither_to_random_inputs_nor_to_the_loss() -> None:
+    model = nn.Linear(4, 3)
+    (expected,) = batches(subject(model))[:1]
+    loss = own_or_projected(model(expected))
+    with torch.device("meta"):
+        (made,) = batches(subject(model))[:1]
+        again = own_or_projected(model(made))
+    assert torch.equal(made, expected)
+    assert torch.equal(again, loss)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from gradscope.profile.updates import epsilon_of, measured_update
+from gradscope.profile.parameters import epsilon_of, measured_update
 
 
 def parameters() -> list[nn.Parameter]:

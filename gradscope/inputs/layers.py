@@ -1,8 +1,8 @@
 """Which inputs a model may take, guessed from its layers.
 
-Nothing is known until a guess has been passed: :mod:`gradscope.probe` does that. Guesses are made
-for every layer in the order they were registered in, because the first registered need not be the
-first that runs; small ones come first, because they are cheap to pass.
+Nothing is known until a guess has been passed: :mod:`gradscope.inputs.probe` does that. Guesses are
+made for every layer in the order they were registered in, because the first registered need not be
+the first that runs; small ones come first, because they are cheap to pass.
 """
 
 from __future__ import annotations
@@ -68,19 +68,19 @@ class Input:
         return math.prod(self.shape)
 
     def draw(self, samples: int, generator: Generator) -> Tensor:
-        """A batch of ``samples``, float32 or int64, on the CPU."""
+        """A batch of ``samples``, float32 or int64, on the CPU wherever torch makes tensors."""
         shape = (*self.shape[: self.samples_axis], samples, *self.shape[self.samples_axis :])
         match self.filling:
             case Filling.NORMAL:
-                return torch.randn(shape, generator=generator)
+                return torch.randn(shape, generator=generator, device="cpu")
             case Filling.WHOLE:
-                return torch.randint(self.below, shape, generator=generator)
+                return torch.randint(self.below, shape, generator=generator, device="cpu")
             case Filling.ONES:
-                return torch.ones(shape, dtype=torch.long)
+                return torch.ones(shape, dtype=torch.long, device="cpu")
             case Filling.POSITIONS:
-                return torch.arange(shape[-1]).expand(shape)
+                return torch.arange(shape[-1], device="cpu").expand(shape)
             case Filling.LENGTH:
-                return torch.full(shape, self.below)
+                return torch.full(shape, self.below, device="cpu")
 
 
 def candidates(model: nn.Module) -> Iterator[Input]:

@@ -11,12 +11,12 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from gradscope import huggingface_inputs
-from gradscope.arguments import MadeUp, arguments
 from gradscope.batches import Batch, call_model, outermost, own_loss, tensors_in
 from gradscope.checked import one_line
 from gradscope.errors import ModelError
-from gradscope.probe import draw, elements_of, first_that_passes, passes, placed
+from gradscope.inputs import transformers_config
+from gradscope.inputs.arguments import MadeUp, arguments
+from gradscope.inputs.probe import draw, elements_of, first_that_passes, passes, placed
 from gradscope.subject import Subject
 
 __all__ = [
@@ -46,7 +46,7 @@ class _RandomInputs:
     def __iter__(self) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(0)
         for _ in range(_BATCHES):
-            yield torch.randn(_SAMPLES, *self._shape, generator=generator)
+            yield torch.randn(_SAMPLES, *self._shape, generator=generator, device="cpu")
 
 
 class _MadeUpBatches:
@@ -97,8 +97,8 @@ def inferred_batches(model: nn.Module) -> Iterable[Batch]:
     """Made-up batches that the model takes, found out by passing some; the model is left alone.
 
     Layers tell what may be passed: images where there are convolutions, numbers of tokens where
-    there are embeddings, and so on (:mod:`gradscope.candidates`). A model of Hugging Face's says it
-    in its ``config``, and gets labels where it computes its own loss.
+    there are embeddings, and so on (:mod:`gradscope.inputs.layers`). A model of Hugging Face's says
+    it in its ``config``, and gets labels where it computes its own loss.
 
     Returns:
         64 batches of 32 samples (8 to 31 of large ones, or for large models), the same ones on
@@ -113,7 +113,7 @@ def inferred_batches(model: nn.Module) -> Iterable[Batch]:
             f"{type(model).__name__} has lazy layers without weights yet; pass one batch through "
             "it first, for instance at the end of build_model()."
         )
-    if huggingface_inputs.is_of_its_kind(model):
+    if transformers_config.is_of_its_kind(model):
         return _by_config(model)
 
     def make(made_up: MadeUp, generator: Generator) -> Batch:
@@ -163,8 +163,8 @@ def projected_loss(output: Any) -> Tensor:
     projections = []
     for tensor in real:
         if len(tensor) == samples:
-            direction = torch.randn(tensor.shape[1:], generator=generator).to(tensor)
-            projections.append((tensor * direction).sum())
+            direction = torch.randn(tensor.shape[1:], generator=generator, device="cpu")
+            projections.append((tensor * direction.to(tensor)).sum())
     return sum(projections[1:], projections[0]) / samples
 
 
@@ -185,7 +185,7 @@ def _in_the_models_type(
 def _by_config(model: nn.Module) -> Iterable[Batch]:
     """Batches for a model of Hugging Face's: the first that passes of what its config tells."""
     failure: BaseException | None = None
-    for drawn in huggingface_inputs.draws(model):
+    for drawn in transformers_config.draws(model):
         try:
             one = tensors_in(drawn(1, Generator().manual_seed(0)))
             samples = _samples(model, max(tensor.numel() for tensor in one))

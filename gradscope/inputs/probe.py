@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from gradscope.arguments import MadeUp
 from gradscope.batches import Batch, call_model, tensors_in
-from gradscope.candidates import Input
+from gradscope.inputs.arguments import MadeUp
+from gradscope.inputs.layers import Input
 
 __all__ = ["draw", "elements_of", "first_that_passes", "passes", "placed"]
 
