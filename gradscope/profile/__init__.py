@@ -137,13 +137,11 @@ def profile_steps(
                 ),
                 exchange,
             )
-            return run.profile(
-                _draw(batches),
-                steps,
-                seed,
-                Source.SYNTHETIC if synthetic else Source.MEASURED,
-                skipped,
-            )
+            source = Source.SYNTHETIC if synthetic else Source.MEASURED
+            try:
+                return run.profile(_draw(batches), steps, seed, source, skipped)
+            finally:
+                run.leave_others()
 
 
 def _check(model: nn.Module) -> None:

@@ -176,9 +176,9 @@ class Observer:
 
     def profiles(self) -> tuple[SiteProfile, ...]:
         """What was seen, in execution order of the first step that reached each site."""
-        return tuple(
-            site.profile(index, self._steps) for index, site in enumerate(self._sites.values())
-        )
+        # Where measuring failed there is nothing to tell but that.
+        seen = [site for site in self._sites.values() if "count" in site.totals]
+        return tuple(site.profile(index, self._steps) for index, site in enumerate(seen))
 
     @property
     def skipped(self) -> list[Skipped]:

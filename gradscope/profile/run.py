@@ -51,21 +51,7 @@ class Run:
         source: Source,
         skipped: list[Skipped],
     ) -> Profile:
-        """Passes the batches, and leaves no gradient on anything but the model."""
-        try:
-            return self._profile(batches, steps, seed, source, skipped)
-        finally:
-            for tensor, gradient in self.others.values():
-                tensor.grad = gradient
-
-    def _profile(
-        self,
-        batches: Iterator[Batch],
-        steps: int,
-        seed: int,
-        source: Source,
-        skipped: list[Skipped],
-    ) -> Profile:
+        """Passes the batches; gradients stay on the model, and on ``others``."""
         observer, model = self.observer, self.model
         tracked = Parameters(bare(model), self.exchange)
         drawn = list(itertools.islice(batches, steps))
@@ -107,6 +93,11 @@ class Run:
             gradient_noise=noise,
             processes=self.exchange.processes,
         )
+
+    def leave_others(self) -> None:
+        """Puts back what gradients the tensors beside the model had."""
+        for tensor, gradient in self.others.values():
+            tensor.grad = gradient
 
     def _pass(self, batch: Batch, tracked: Parameters, *, last: bool) -> Tensor:
         """One forward and backward pass; the loss, detached."""
