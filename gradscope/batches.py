@@ -138,7 +138,10 @@ def _part(batch: Batch, size: int, rows: slice) -> Batch:
         return _part(item, size, rows)
 
     if isinstance(batch, (Tensor, np.ndarray)):
-        return batch[rows] if batch.ndim and len(batch) == size else batch
+        if not batch.ndim or len(batch) != size:
+            return batch
+        # As data loaders make them: models call view() on labels.
+        return batch[rows].contiguous() if isinstance(batch, Tensor) else batch[rows].copy()
     return _rebuilt(batch, part)
 
 

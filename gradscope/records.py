@@ -175,7 +175,7 @@ class SiteProfile:
             units (Sokar et al. 2023); None at other sites than activations.
         effective_rank: exponential of the entropy of the singular values' shares (Roy, Vetterli
             2007) of at most 128 evenly spaced observations by units, at the last step; None for
-            fewer than two observations or units, or where one is not finite.
+            fewer than two observations or units, or where one is not finite or all are zero.
         logit_peak: of attention, the largest magnitude among the scores that are not masked out;
             empty where the scores were not seen.
         entropy: of attention, mean over queries of the entropy of their weights in nats; empty as

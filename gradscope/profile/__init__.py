@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
+from torch.optim import Optimizer
 
 from gradscope.batches import Batch, batch_size, own_loss
 from gradscope.checked import BuildOptimizer, checked_step, make_optimizer
@@ -114,20 +115,24 @@ def profile_steps(
         if build_optimizer is None:
             skipped.append(Skipped("updates", "no optimizer was given"))
         else:
-            try:
-                subject = copy.deepcopy(model)
-            except Exception:
-                # FSDP2 forbids it, for one.
+            copied = _copied(model)
+            if copied is None:
                 weights = preserved_weights(model)
+            else:
+                subject = copied
+        optimizer = None
+        if build_optimizer is not None:
+            optimizer = make_optimizer(build_optimizer, subject.parameters())
+            if subject is not model and _is_of(optimizer, model):
+                # It was built around the model, not from what it was given.
+                subject, weights = model, preserved_weights(model)
         with weights:
             if not subject.training:
                 subject.train()
             run = Run(
                 subject,
                 checked_step(step),
-                None
-                if build_optimizer is None
-                else make_optimizer(build_optimizer, subject.parameters()),
+                optimizer,
                 loss_scale,
                 Observer(
                     bare(subject),
@@ -142,6 +147,24 @@ def profile_steps(
                 return run.profile(_draw(batches), steps, seed, source, skipped)
             finally:
                 run.leave_others()
+
+
+def _copied(model: nn.Module) -> nn.Module | None:
+    """A deep copy; None where there can be none that trains (FSDP2 forbids it, for one)."""
+    try:
+        copied = copy.deepcopy(model)
+    except Exception:
+        return None
+    pairs = zip(model.parameters(), copied.parameters(), strict=True)
+    # TorchScript copies parameters as if they were results.
+    alike = all(two.is_leaf and one.requires_grad == two.requires_grad for one, two in pairs)
+    return copied if alike else None
+
+
+def _is_of(optimizer: Optimizer, model: nn.Module) -> bool:
+    """Whether an optimizer updates parameters of that very model."""
+    own = {id(parameter) for parameter in model.parameters()}
+    return any(id(each) in own for group in optimizer.param_groups for each in group["params"])
 
 
 def _check(model: nn.Module) -> None:

@@ -69,8 +69,10 @@ class Depths:
         return known[goal]
 
 
-def leaves(loss: Node) -> Iterator[Tensor]:
-    """The tensors that a backward pass would leave a gradient on."""
+def leaves(loss: Node | None) -> Iterator[Tensor]:
+    """The tensors that a backward pass would leave a gradient on, but for the loss itself."""
+    if loss is None:
+        return
     for node in _from(loss):
         if node.name() == _LEAF:
             yield node.variable

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from gradscope.batches import tensors_in
 from gradscope.profile.axes import Layout, after, makes_units, same
 
-__all__ = ["Layouts"]
+__all__ = ["Layouts", "behind"]
 
 # What they return has the shape of their input, and nothing of what is in it.
 _CONSTANTS = (
@@ -37,6 +37,7 @@ class Layouts:
 
     def __init__(self) -> None:
         self._known = WeakTensorKeyDictionary()
+        self._weights = WeakTensorKeyDictionary()
 
     def of(self, tensor: Tensor) -> Layout:
         """Its layout; one without any axis where it is not known."""
@@ -55,7 +56,13 @@ class Layouts:
         if not results:
             return
         source = self._source(args, kwargs)
-        if name.startswith(_CONSTANTS) or (source is None and not makes_units(name)):
+        if name.startswith(_CONSTANTS):
+            return
+        if source is None and not makes_units(name):
+            given = list(_few_tensors((args, kwargs)))
+            if given and all(map(self.is_weight, given)):
+                for result in results:
+                    self._weights[result] = True
             return
         rest = (kwargs["dim"],) if "dim" in kwargs else (*args[1:], *kwargs.values())
         passed = self._passed(name, (args, kwargs))
@@ -69,6 +76,10 @@ class Layouts:
                 layout = after(name, self.of(source), *shapes, rest)
             real = result.is_floating_point() or result.is_complex()
             self.set(result, replace(layout, passed=passed if real else 0))
+
+    def is_weight(self, tensor: Tensor) -> bool:
+        """Whether it is a parameter, or made of parameters alone."""
+        return isinstance(tensor, nn.Parameter) or tensor in self._weights
 
     def inherit(self, inputs: Any, output: Tensor) -> None:
         """For what came out of a call that could not be read, such as a custom Function."""
@@ -105,3 +116,15 @@ def _few_tensors(values: Any) -> Iterator[Tensor]:
             yield from _few_tensors(value)
     elif isinstance(values, dict):
         yield from tensors_in(values)
+
+
+def behind(y: Tensor, layouts: Layouts) -> Tensor:
+    """What an operator has computed, where it returned a view of it that fits the shapes.
+
+    A linear layer does so for inputs of three axes. Written to in place, the view would leave the
+    graph with its hooks; what it is a view of stays.
+    """
+    base = y._base if y._is_view() and not y.is_inference() else None
+    if base is None or base.grad_fn is None or base.numel() != y.numel() or layouts.knows(base):
+        return y
+    return base

@@ -19,7 +19,7 @@ from gradscope.profile import attention, operators, statistics, sums
 from gradscope.profile.axes import Layout, order_of, samples_first, shard_of_ordered
 from gradscope.profile.exchange import Exchange, Packet
 from gradscope.profile.graph import Depths, reduction, ways_around
-from gradscope.profile.layout import Layouts
+from gradscope.profile.layout import Layouts, behind
 from gradscope.profile.sharding import local, shard_of
 from gradscope.profile.site import Site, observable, recomputing, unobservable
 from gradscope.profile.sums import Place, Sums
@@ -229,7 +229,8 @@ class Observer:
         """As :meth:`note`, of a call of fused attention in the module of that name."""
         if not self._fused_scores:
             self.cannot_see(
-                "its scores stay inside a fused kernel; attention=True computes them beside it",
+                "its scores stay inside a fused kernel; gradscope.profile(..., attention=True) "
+                "computes them beside it",
                 name,
             )
         elif not self._counting_only:
@@ -346,15 +347,16 @@ class Observer:
     def _chart(self, y: Tensor, site: Site, layout: Layout) -> None:
         """Notes where in the graph the site lies."""
         depth = layout.passed
-        if y.grad_fn is not None:
-            depth = self._depths.place(y.grad_fn, depth)
+        node = behind(y, self.layouts).grad_fn
+        if node is not None:
+            depth = self._depths.place(node, depth)
         self.layouts.set(y, replace(layout, passed=depth + 1))
         if site.name not in self._charted:
             site.depth = depth
-        if y.grad_fn is not None:
-            if y.grad_fn not in self._nodes:
-                self._entrances[y.grad_fn] = layout.samples is not None
-            self._nodes[y.grad_fn] = site
+        if node is not None:
+            if node not in self._nodes:
+                self._entrances[node] = layout.samples is not None
+            self._nodes[node] = site
 
     def _ask_for_gradient(self, y: Tensor, site: Site) -> None:
         if not y.requires_grad or self._counting_only:
@@ -373,7 +375,7 @@ class Observer:
             except Exception as error:
                 self.cannot_see(f"measuring its gradient failed: {one_line(error)}", site.name)
 
-        self._handles.append(y.register_hook(see))
+        self._handles.append(behind(y, self.layouts).register_hook(see))
 
     def _put(self, name: str, kind: str, found: Sums, parts: int) -> None:
         """Keeps sums for the exchange; where nobody takes part in it, what they make."""

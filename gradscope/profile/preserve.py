@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections import deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -23,9 +23,9 @@ def preserved(model: nn.Module, seed: int | None = None) -> Iterator[None]:
     That is: the global random state, each module's train or eval mode, each parameter's
     ``requires_grad`` and ``.grad`` (the same tensor object, never written to), each buffer (the
     same tensor object with the same values; new ones are taken out), what modules keep in plain
-    attributes (the same objects), and the weights of embeddings that renormalise themselves in the
-    forward pass. Inside, gradients start as None and the random
-    generators are seeded with ``seed`` where one is given.
+    attributes (the same objects), and weights that a forward pass may write to: of embeddings that
+    renormalise themselves, and frozen ones that follow others. Inside, gradients start as None and
+    the random generators are seeded with ``seed`` where one is given.
     """
     modes = [(module, module.training) for module in model.modules()]
     gradients = [
@@ -39,6 +39,7 @@ def preserved(model: nn.Module, seed: int | None = None) -> Iterator[None]:
         for module in model.modules()
         if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.max_norm is not None
     ]
+    weights += [_noted(local(parameter.detach())) for parameter in _may_be_written(model)]
     with preserved_randomness(seed):
         try:
             for parameter, _, _ in gradients:
@@ -113,6 +114,13 @@ def _noted_attributes(module: nn.Module) -> Callable[[], None]:
         return lambda: None
     attributes = dict(vars(module))
     contents = [(value, copy.copy(value)) for value in attributes.values() if _fills(value)]
+    held = [value for value in attributes.values() if isinstance(value, Tensor)]
+    for container, _ in contents:
+        values = container.values() if isinstance(container, dict) else container
+        held += [value for value in values if isinstance(value, Tensor)]
+    # Parameters and buffers have ways of their own.
+    own = {id(each) for each in (*module._parameters.values(), *module._buffers.values())}
+    restores = [_noted(each) for each in held if id(each) not in own]
 
     def restore() -> None:
         now = vars(module)
@@ -124,13 +132,28 @@ def _noted_attributes(module: nn.Module) -> Callable[[], None]:
             getattr(container, "update" if isinstance(container, (dict, set)) else "extend")(
                 content
             )
+        for restore_value in restores:
+            restore_value()
 
     return restore
 
 
+def _may_be_written(model: nn.Module) -> list[nn.Parameter]:
+    """Frozen parameters, which a forward may average the trained ones into (a momentum encoder).
+
+    None where they are more than those: a frozen base that adapters are trained on is no average.
+    """
+    frozen = [each for each in model.parameters() if not each.requires_grad]
+    trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
+    return frozen if sum(each.numel() for each in frozen) <= trained else []
+
+
 def _fills(value: object) -> bool:
-    """Whether it is a plain container that a forward pass may put something into."""
-    return type(value) in (list, dict, set, deque)
+    """Whether it is a plain container that a forward pass may put something into.
+
+    Submodules and hooks are kept in such containers too.
+    """
+    return type(value) in (list, dict, set, deque, OrderedDict, defaultdict)
 
 
 def _noted(tensor: Tensor) -> Callable[[], None]:
@@ -144,7 +167,7 @@ def _noted(tensor: Tensor) -> Callable[[], None]:
 
     def restore() -> None:
         if not same_bits(tensor, value):
-            with torch.no_grad():
-                tensor.copy_(value)
+            # By way of .data no graph that has saved the tensor takes it for another.
+            tensor.data.copy_(value)
 
     return restore

@@ -6,6 +6,7 @@ the samples, or some of the units, theirs are laid where they belong in the whol
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -97,7 +98,7 @@ def forward_sums(x: Tensor, place: Place | None) -> Sums:
         "zeros": seen.zeros,
         "nonfinite": seen.nonfinite,
         PEAKS: highest.new_zeros(where.processes),
-        "rows": _rows(x, where),
+        "rows": _rows(x, place),
     }
     sums[PEAKS][where.process] = highest
     if place is None:
@@ -124,16 +125,21 @@ def forward_sums(x: Tensor, place: Place | None) -> Sums:
     return sums
 
 
-def _rows(x: Tensor, place: Place) -> Tensor:
+def _rows(x: Tensor, place: Place | None) -> Tensor:
     """The first samples of the whole, each at evenly spaced elements; zeros if not held here."""
+    if place is None:
+        first = x.detach()[:CORRELATED_SAMPLES]
+        if first[0].numel() <= CORRELATED_ELEMENTS:
+            return first.flatten(1).to(wide(x))
+        place = Place(0, x.shape[0])
     extents = place.extents(x)[1:]
-    chosen = evenly(min(math.prod(extents), CORRELATED_ELEMENTS), math.prod(extents))
-    here, index = _local(x, place, chosen, extents, range(1, x.ndim))
+    count = min(math.prod(extents), CORRELATED_ELEMENTS)
+    here, index = _local(x, place, count, extents, range(1, x.ndim))
     samples = min(place.samples, CORRELATED_SAMPLES)
-    first, last = min(place.first, samples), min(place.first + x.shape[0], samples)
-    found = x.detach()[: last - first][(slice(None), *index)].to(wide(x))  # type: ignore[index]
-    whole = found.new_zeros(samples, len(chosen))
-    whole[first:last, here] = found
+    start, end = min(place.first, samples), min(place.first + x.shape[0], samples)
+    found = x.detach()[: end - start][(slice(None), *index)].to(wide(x))  # type: ignore[index]
+    whole = found.new_zeros(samples, count)
+    whole[start:end, here] = found
     return whole
 
 
@@ -142,26 +148,32 @@ def feature_sums(x: Tensor, axis: int, place: Place | None) -> Sums:
     place = place or Place(0, x.shape[0])
     extents = place.extents(x)
     positions = extents[:axis] + extents[axis + 1 :]
-    chosen = evenly(min(math.prod(positions), _RANKED_OBSERVATIONS), math.prod(positions))
+    count = min(math.prod(positions), _RANKED_OBSERVATIONS)
     others = [dim for dim in range(x.ndim) if dim != axis]
-    here, index = _local(x, place, chosen, positions, others)
+    here, index = _local(x, place, count, positions, others)
     found = x.detach().movedim(axis, -1)[index].to(wide(x))
-    whole = found.new_zeros(len(chosen), extents[axis])
+    whole = found.new_zeros(count, extents[axis])
     start = place.start(x, axis)
     whole[here, start : start + x.shape[axis]] = found
     return {"features": whole}
 
 
-def _local(
-    x: Tensor, place: Place, chosen: Tensor, extents: tuple[int, ...], axes: Iterable[int]
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Which of the chosen places of the whole are held here, and their index in ``x``.
+@functools.lru_cache(maxsize=1024)
+def _evenly_through(count: int, extents: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """The coordinates of ``count`` evenly spaced places; on CPU, not to be written to."""
+    return torch.unravel_index(evenly(count, math.prod(extents)), extents)
 
-    ``chosen`` counts through ``extents``, which are those of ``axes`` in the whole.
+
+def _local(
+    x: Tensor, place: Place, count: int, extents: tuple[int, ...], axes: Iterable[int]
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Which of ``count`` places of the whole are held here, and their index in ``x``.
+
+    They are evenly spaced through ``extents``, which are those of ``axes`` in the whole.
     """
-    here = torch.ones_like(chosen, dtype=torch.bool)
+    here = torch.ones(count, dtype=torch.bool, device="cpu")
     index = []
-    for axis, coordinate in zip(axes, torch.unravel_index(chosen, extents), strict=True):
+    for axis, coordinate in zip(axes, _evenly_through(count, extents), strict=True):
         own = coordinate - place.start(x, axis)
         here &= (own >= 0) & (own < x.shape[axis])
         index.append(own)

@@ -253,7 +253,7 @@ class Watch:
         if frame is None or any(each.silent for each in self._frames):
             return None
         with torch._C.DisableTorchFunction(), self._harmless(frame.name):
-            call = operators.called(name, args, kwargs, self._is_weight)
+            call = operators.called(name, args, kwargs, self._layouts.is_weight)
             if call is None:
                 return None
             if call.role not in (Role.ACTIVATION, Role.ATTENTION) and not frame.layers:
@@ -265,12 +265,6 @@ class Watch:
             scores = call.role is Role.ATTENTION
             return call, self._measuring.note(call.z, call.mask, scores=scores)
         return None
-
-    def _is_weight(self, operand: Tensor) -> bool:
-        """A parameter, or what is made of parameters and not of inputs."""
-        if isinstance(operand, nn.Parameter):
-            return True
-        return operand.requires_grad and self._layouts.of(operand).samples is None
 
     def after_call(
         self,

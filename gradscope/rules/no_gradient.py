@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gradscope.records import Finding, Measure, Profile, Severity, Skipped
+from gradscope.records import Finding, Measure, ParameterProfile, Profile, Severity, Skipped
 from gradscope.rules import Rule, in_most_steps, limit
 from gradscope.rules.subjects import perceptron, random_subject
 from gradscope.subject import Subject
@@ -24,8 +24,10 @@ class NoGradient(Rule[Limits]):
     """A trainable parameter gets no gradient at all.
 
     ## What it does
-    Lists the parameters that require a gradient, belong to a module that ran, and got None or
-    exactly zero in at least 5 of 8 steps. Zero counts only where an optimizer makes updates.
+    Lists the parameters that require a gradient, are used by a module that ran, and got none at
+    any step, or exactly zero. Zero counts only where an optimizer makes updates, and not at a bias
+    beside a weight that has a gradient: what is added to all outputs alike drops out of a loss on
+    their differences (ranking, critics).
 
     ## Why it is bad
     They cannot learn: they stay as they were initialised, or shrink under weight decay. The usual
@@ -61,11 +63,13 @@ class NoGradient(Rule[Limits]):
         silent = [
             parameter
             for parameter in eligible
-            if in_most_steps(
+            if not any(parameter.gradient_norm)
+            and in_most_steps(
                 parameter.gradient_norm[index] is None
                 or (zero_counts and parameter.gradient_norm[index] == 0)
                 for index in counting
             )
+            and not _cancels(parameter, profile)
         ]
         if len(silent) <= limits.parameters:
             return None
@@ -98,3 +102,14 @@ class _Detached(nn.Module):
         with torch.no_grad():
             features = torch.relu(self.trunk(x))
         return self.head(features)  # type: ignore[no-any-return]
+
+
+def _cancels(parameter: ParameterProfile, profile: Profile) -> bool:
+    """Whether it is a bias that makes no difference to the loss, beside a weight that does."""
+    if len(parameter.shape) != 1 or None in parameter.gradient_norm:
+        return False
+    layer = parameter.name.rpartition(".")[0]
+    return any(
+        other.name.rpartition(".")[0] == layer and any(other.gradient_norm)
+        for other in profile.parameters
+    )

@@ -23,8 +23,9 @@ __all__ = [
 def backward_sites(profile: Profile) -> list[SiteProfile]:
     """The sites, in order of depth, between which the backward signal is compared.
 
-    The activations on the trunk; where there are fewer than two, those of the branches too (in
-    most transformers all of them lie in residual branches), then layers in their place. Sites that
+    The activations on the trunk; where there are fewer than two, those of the branches (in most
+    transformers all of them lie in residual branches), then layers in their place. A branch whose
+    gain starts at zero is not compared with the trunk. Sites that
     no gradient reached at any step (frozen or detached parts) and the model's own output are left
     out.
     """
@@ -35,7 +36,8 @@ def backward_sites(profile: Profile) -> list[SiteProfile]:
     ]
     activations = [site for site in reached if site.role is Role.ACTIVATION]
     layers = [site for site in reached if site.role not in (Role.ATTENTION, Role.GATE)]
-    for candidates in (_trunk(activations), activations, _trunk(layers), layers):
+    branches = [site for site in activations if site.branch]
+    for candidates in (_trunk(activations), branches, activations, _trunk(layers), layers):
         if len(candidates) > 1:
             return sorted(candidates, key=lambda site: (site.depth, site.index))
     return []

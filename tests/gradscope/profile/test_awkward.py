@@ -106,6 +106,31 @@ def test_a_gate_of_two_halves_of_the_samples_is_no_fault_of_the_model() -> None:
     assert [site.name for site in profiled(model).sites] == ["layer", "::glu@0"]
 
 
+@pytest.mark.parametrize("inplace", [False, True])
+def test_the_output_of_a_layer_may_be_written_to(inplace: bool) -> None:
+    """For inputs of three axes it is a view of what the layer has computed."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        h = self.first(x)
+        r = self.second(h)
+        if inplace:
+            r += h
+        else:
+            r = r + h
+        return self.head(functional.relu(r, inplace=inplace))  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    model = built(forward, first=linear(), second=linear(), head=linear())
+    found = gradscope.profile(model, [torch.randn(8, 5, 4)], mean_square, steps=1)
+    assert [(site.name, site.depth, site.branch, site.joins) for site in found.sites] == [
+        ("first", 0, False, None),
+        ("second", 1, True, "::relu@0"),
+        ("::relu@0", 2, False, None),
+        ("head", 3, False, None),
+    ]
+    assert all(site.backward_rms[0] > 0 for site in found.sites)
+
+
 # --- What fails in measuring never reaches the model -----------------------------------------
 
 
@@ -154,6 +179,13 @@ def test_a_loss_with_weights_of_its_own_keeps_its_gradients(optimizer: Any) -> N
     assert critic.bias.grad is None
 
 
+def test_a_loss_may_be_a_parameter_itself() -> None:
+    model = built(lambda self, x: self.scale, scale=nn.Parameter(torch.tensor(2.0)))
+    found = profiled(model, loss=lambda output, _: output)
+    assert found.parameters[0].gradient_norm == (1.0, 1.0)
+    assert model.scale.grad is None
+
+
 def test_inputs_that_require_gradients_keep_theirs() -> None:
     x = torch.randn(8, 4, requires_grad=True)
     gradscope.profile(built(lambda self, x: self.layer(x), layer=linear()), [x], mean_square)
@@ -176,6 +208,72 @@ def test_what_a_forward_keeps_is_taken_out_again() -> None:
     assert model.history is history
     assert (model.history, model.seen, model.count) == (["kept"], {"first": 1}, 3)
     assert not hasattr(model, "new")
+
+
+def test_hooks_and_modules_that_a_forward_adds_are_taken_out_again() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        if not hasattr(self, "installed"):
+            self.installed = True
+            self.layer.register_forward_hook(lambda *_: None)
+            self.added = linear()
+            self.register_buffer("seen", torch.zeros(()))
+        return self.added(self.layer(x)) + self.seen  # type: ignore[no-any-return]
+
+    model = built(forward, layer=linear())
+    hooks = model.layer._forward_hooks
+    profiled(model)
+    assert model.layer._forward_hooks is hooks
+    assert not hooks
+    assert [name for name, _ in model.named_children()] == ["layer"]
+    # And it can be profiled again, and used.
+    profiled(model)
+    assert model(torch.zeros(2, 4)).shape == (2, 4)
+
+
+def test_weights_and_tensors_that_a_forward_writes_to_are_put_back() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.slow.weight.mul_(0.9).add_(self.fast.weight, alpha=0.1)
+            self.mean.mul_(0.5).add_(x.mean(dim=0))
+        return self.fast(x) - self.slow(x).detach()  # type: ignore[no-any-return]
+
+    slow = linear()
+    slow.requires_grad_(False)
+    model = built(forward, fast=linear(), slow=slow)
+    model.mean = torch.ones(4)
+    before = slow.weight.clone()
+    profiled(model)
+    assert torch.equal(slow.weight, before)
+    assert torch.equal(model.mean, torch.ones(4))
+
+
+def test_a_graph_that_waits_for_its_backward_pass_can_still_have_it() -> None:
+    model = built(lambda self, x: self.norm(self.layer(x)), layer=linear(), norm=nn.BatchNorm1d(4))
+    waiting = model(torch.randn(8, 4)).square().mean()
+    profiled(model)
+    waiting.backward()
+    assert model.layer.weight.grad is not None
+
+
+# --- Optimizers and copies --------------------------------------------------------------------
+
+
+def test_an_optimizer_built_around_the_model_is_measured_too() -> None:
+    model = built(lambda self, x: self.layer(x).tanh(), layer=linear())
+    before = model.layer.weight.clone()
+    found = profiled(model, optimizer=lambda _: torch.optim.AdamW(model.parameters(), lr=1e-2))
+    assert all(ratio > 0 for entry in found.parameters for ratio in entry.update_ratio)
+    assert torch.equal(model.layer.weight, before)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_a_model_with_a_scripted_part_is_updated_too() -> None:
+    scripted = torch.jit.script(nn.Sequential(linear(), nn.Tanh()))
+    model = built(lambda self, x: self.head(self.inner(x)), inner=scripted, head=linear())
+    before = [parameter.clone() for parameter in model.parameters()]
+    found = profiled(model, optimizer=lambda p: torch.optim.SGD(p, lr=0.1))
+    assert all(ratio > 0 for entry in found.parameters for ratio in entry.update_ratio)
+    assert all(map(torch.equal, before, model.parameters()))
 
 
 # --- The scale of the loss --------------------------------------------------------------------
