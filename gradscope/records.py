@@ -233,7 +233,7 @@ class ParameterProfile:
         name: as in ``named_parameters()``.
         shape: as stored.
         trainable: ``requires_grad``.
-        reached: whether the module that owns it ran.
+        reached: whether the module that owns it ran and used it.
         weight_norm: Euclidean norm before the first step.
         nonfinite: how many of its elements were NaN or infinite before the first step.
         gradient_norm: per step the Euclidean norm of dL/dw, None where no gradient arrived.

@@ -33,9 +33,13 @@ _CONSTANTS = (
 
 
 class Layouts:
-    """The layouts of the tensors seen; a tensor that nobody holds any more is forgotten."""
+    """The layouts of the tensors seen; a tensor that nobody holds any more is forgotten.
 
-    def __init__(self) -> None:
+    ``used`` takes the identities of the parameters that calls are given.
+    """
+
+    def __init__(self, used: set[int]) -> None:
+        self._used = used
         self._known = WeakTensorKeyDictionary()
         self._weights = WeakTensorKeyDictionary()
 
@@ -52,6 +56,9 @@ class Layouts:
 
     def follow(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Gives what a call of the function ``name`` returned its layouts."""
+        self._used |= {
+            id(each) for each in _few_tensors((args, kwargs)) if isinstance(each, nn.Parameter)
+        }
         results = [out] if isinstance(out, Tensor) else list(_few_tensors(out))
         if not results:
             return

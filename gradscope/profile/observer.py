@@ -77,6 +77,7 @@ class Observer:
         self._unseen: dict[str, list[str]] = {}
         self._steps = 0
         self.reached: set[str] = set()
+        self.used: set[int] = set()
         self.input_variation: list[float] = []
         self.reduction = ""
         self.samples = 0
@@ -114,7 +115,7 @@ class Observer:
             self.packet.about = {name: self._sites[name].copy_of_facts() for name in reached}
 
     def _forget(self) -> None:
-        self.layouts = Layouts()
+        self.layouts = Layouts(self.used)
         self._depths = Depths()
         self._site_of = WeakTensorKeyDictionary()
         self._nodes: dict[Any, Site] = {}
@@ -128,9 +129,9 @@ class Observer:
             least = min((self._nodes[node].depth for node in self._entrances), default=0)
             first = [node for node in self._entrances if self._nodes[node].depth == least]
             sources = [node for node in first if self._entrances[node]] or first
-            for node, behind in ways_around(loss.grad_fn, names, sources).items():
+            for node, end in ways_around(loss.grad_fn, names, sources).items():
                 self._nodes[node].branch = True
-                self._nodes[node].joins = None if behind is None else names[behind]
+                self._nodes[node].joins = None if end is None else names[end]
             self._charted.update(names.values())
         # The nodes hold what the forward pass has saved.
         self._nodes, self._entrances, self._depths = {}, {}, Depths()

@@ -121,8 +121,10 @@ class Parameters:
         if ratios:
             self._updates.append(ratios)
 
-    def profiles(self, ran: Callable[[str], bool]) -> tuple[ParameterProfile, ...]:
-        """The records; ``ran`` tells whether the module that owns a parameter did."""
+    def profiles(
+        self, takes_part: Callable[[str, nn.Parameter], bool]
+    ) -> tuple[ParameterProfile, ...]:
+        """The records; ``takes_part`` tells whether a parameter was used."""
         profiles = []
         for name, parameter in self.named:
             norms = tuple(step.get(name) for step in self._gradients)
@@ -131,7 +133,7 @@ class Parameters:
                     name=name,
                     shape=tuple(parameter.shape),
                     trainable=parameter.requires_grad,
-                    reached=ran(name) or any(norm is not None for norm in norms),
+                    reached=takes_part(name, parameter) or any(norm is not None for norm in norms),
                     weight_norm=self._before[name]["squares"] ** 0.5,
                     nonfinite=round(self._before[name]["nonfinite"]),
                     gradient_norm=norms,

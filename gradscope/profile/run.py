@@ -19,7 +19,7 @@ from gradscope.profile.graph import leaves
 from gradscope.profile.noise import NOISE_BATCHES, gradient_noise
 from gradscope.profile.observer import Observer
 from gradscope.profile.parameters import Parameters, epsilon_of
-from gradscope.profile.sharding import bare
+from gradscope.profile.sharding import bare, local
 from gradscope.records import GradientNoise, Profile, Skipped, Source
 
 __all__ = ["Run"]
@@ -84,7 +84,7 @@ class Run:
             losses=tuple(losses),
             input_variation=tuple(observer.input_variation),
             sites=sites,
-            parameters=tracked.profiles(lambda name: _owner(bare(model), name) in observer.reached),
+            parameters=tracked.profiles(self._takes_part),
             optimizer=None if self.optimizer is None else type(self.optimizer).__name__,
             epsilon=None if self.optimizer is None else epsilon_of(self.optimizer),
             seed=seed,
@@ -93,6 +93,15 @@ class Run:
             gradient_noise=noise,
             processes=self.exchange.processes,
         )
+
+    def _takes_part(self, name: str, parameter: nn.Parameter) -> bool:
+        """Whether the module that owns a parameter ran, and used it.
+
+        Some parameters are there for another task, such as the token that stands for masked ones.
+        FSDP2 has modules use whole parameters in place of their parts.
+        """
+        used = id(parameter) in self.observer.used or local(parameter) is not parameter
+        return used and _owner(bare(self.model), name) in self.observer.reached
 
     def leave_others(self) -> None:
         """Puts back what gradients the tensors beside the model had."""

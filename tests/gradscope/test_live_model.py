@@ -34,6 +34,7 @@ def everything(model: nn.Module) -> dict[str, Any]:
     seen: dict[str, Any] = {
         "random": (python, bits(torch.get_rng_state()), str(numpy)),
         "gradients on": torch.is_grad_enabled(),
+        "function modes": torch.overrides._get_current_function_mode_stack(),
         "state_dict": list(model.state_dict()),
     }
     for name, parameter in model.named_parameters(remove_duplicate=False):

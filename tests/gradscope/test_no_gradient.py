@@ -24,6 +24,18 @@ class Sometimes(nn.Module):
         return x + self.branches[self.passes % 8](x)  # type: ignore[no-any-return]
 
 
+class Unused(nn.Module):
+    """Has a token for a task that it is not trained for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(4))
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)  # type: ignore[no-any-return]
+
+
 def differences(output: Tensor, _: Tensor) -> Tensor:
     """Of pairs of samples: what is added to all outputs drops out."""
     return (output[::2] - output[1::2]).square().mean()
@@ -33,9 +45,10 @@ def differences(output: Tensor, _: Tensor) -> Tensor:
     ("model", "loss"),
     [
         (Sometimes, lambda output, _: output.square().mean()),
+        (Unused, lambda output, _: output.square().mean()),
         (lambda: nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)), differences),
     ],
-    ids=["used at times", "bias that cancels"],
+    ids=["used at times", "never used", "bias that cancels"],
 )
 def test_no_finding(
     model: Callable[[], nn.Module], loss: Callable[[Tensor, Tensor], Tensor]
