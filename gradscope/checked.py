@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
 from gradscope.batches import Batch, described
@@ -19,6 +20,7 @@ __all__ = [
     "checked_step",
     "make_optimizer",
     "one_line",
+    "refuse_lazy",
     "update",
 ]
 
@@ -101,6 +103,19 @@ def backward(loss: Tensor, model: nn.Module) -> None:
         raise ModelError(
             f"The backward pass of {type(model).__name__} failed: {one_line(error)}."
         ) from error
+
+
+def refuse_lazy(model: nn.Module) -> None:
+    """Refuses a model whose layers wait for a first batch to get their weights.
+
+    Raises:
+        ModelError: some do.
+    """
+    if any(isinstance(parameter, UninitializedParameter) for parameter in model.parameters()):
+        raise ModelError(
+            f"{type(model).__name__} has lazy layers without weights yet; pass one batch through "
+            "it first, for instance at the end of build_model()."
+        )
 
 
 def make_optimizer(build: BuildOptimizer, parameters: Iterable[nn.Parameter]) -> Optimizer:

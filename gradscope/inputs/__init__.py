@@ -7,6 +7,7 @@
 
 from gradscope.inputs.synthetic import (
     inferred_batches,
+    made_up_step,
     on_inferred_inputs,
     on_random_inputs,
     own_or_projected,
@@ -15,6 +16,7 @@ from gradscope.inputs.synthetic import (
 
 __all__ = [
     "inferred_batches",
+    "made_up_step",
     "on_inferred_inputs",
     "on_random_inputs",
     "own_or_projected",

@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn.parameter import UninitializedParameter
 
 from gradscope.batches import Batch, call_model, outermost, own_loss, tensors_in
-from gradscope.checked import one_line
+from gradscope.checked import one_line, refuse_lazy
 from gradscope.errors import ModelError
 from gradscope.inputs import transformers_config
 from gradscope.inputs.arguments import MadeUp, arguments
@@ -21,6 +20,7 @@ from gradscope.subject import Subject
 
 __all__ = [
     "inferred_batches",
+    "made_up_step",
     "on_inferred_inputs",
     "on_random_inputs",
     "own_or_projected",
@@ -70,7 +70,7 @@ def on_random_inputs(subject: Subject, shape: tuple[int, ...], *, has_loss: bool
     return replace(
         subject,
         build_data=lambda: _RandomInputs(shape),
-        step=_in_the_models_type(subject.step if has_loss else _made_up_step),
+        step=_in_the_models_type(subject.step if has_loss else made_up_step),
         evaluate=None,
         synthetic=True,
     )
@@ -87,7 +87,7 @@ def on_inferred_inputs(
     return replace(
         subject,
         build_data=lambda: inferred_batches(subject.build_model() if model is None else model),
-        step=subject.step if has_loss else _made_up_step,
+        step=subject.step if has_loss else made_up_step,
         evaluate=None,
         synthetic=True,
     )
@@ -108,11 +108,7 @@ def inferred_batches(model: nn.Module) -> Iterable[Batch]:
     Raises:
         ModelError: nothing that can be made up passes, or ``forward`` needs something unknown.
     """
-    if any(isinstance(parameter, UninitializedParameter) for parameter in model.parameters()):
-        raise ModelError(
-            f"{type(model).__name__} has lazy layers without weights yet; pass one batch through "
-            "it first, for instance at the end of build_model()."
-        )
+    refuse_lazy(model)
     if transformers_config.is_of_its_kind(model):
         return _by_config(model)
 
@@ -168,7 +164,8 @@ def projected_loss(output: Any) -> Tensor:
     return sum(projections[1:], projections[0]) / samples
 
 
-def _made_up_step(model: nn.Module, batch: Batch) -> Tensor:
+def made_up_step(model: nn.Module, batch: Batch) -> Tensor:
+    """The step that takes :func:`own_or_projected` of the model's output."""
     return own_or_projected(call_model(model, batch))
 
 

@@ -11,13 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
 from gradscope.batches import Batch, batch_size, own_loss
-from gradscope.checked import BuildOptimizer, checked_step, make_optimizer
+from gradscope.checked import BuildOptimizer, checked_step, make_optimizer, refuse_lazy
 from gradscope.errors import GradscopeError, ModelError, UsageError
-from gradscope.inputs import inferred_batches, own_or_projected
+from gradscope.inputs import inferred_batches, made_up_step
 from gradscope.profile.exchange import Exchange
 from gradscope.profile.observer import Observer
 from gradscope.profile.preserve import preserved, preserved_weights
@@ -80,7 +79,7 @@ def profile(
     return profile_steps(
         model,
         batches,
-        step_from_loss(loss or (_made_up_loss if synthetic else _returned_loss)),
+        made_up_step if loss is None and synthetic else step_from_loss(loss or _returned_loss),
         build_optimizer=optimizer,
         steps=steps,
         seed=seed,
@@ -110,22 +109,19 @@ def profile_steps(
     _check(model)
     skipped: list[Skipped] = []
     with torch.inference_mode(False), torch.enable_grad(), preserved(model, seed), _eager():
-        subject = model
+        subject, optimizer = model, None
         weights: AbstractContextManager[None] = nullcontext()
         if build_optimizer is None:
             skipped.append(Skipped("updates", "no optimizer was given"))
         else:
             copied = _copied(model)
-            if copied is None:
+            trained = model if copied is None else copied
+            optimizer = make_optimizer(build_optimizer, trained.parameters())
+            if copied is None or _is_of(optimizer, model):
+                # There is no copy, or the optimizer was not built from what it was given.
                 weights = preserved_weights(model)
             else:
                 subject = copied
-        optimizer = None
-        if build_optimizer is not None:
-            optimizer = make_optimizer(build_optimizer, subject.parameters())
-            if subject is not model and _is_of(optimizer, model):
-                # It was built around the model, not from what it was given.
-                subject, weights = model, preserved_weights(model)
         with weights:
             if not subject.training:
                 subject.train()
@@ -174,11 +170,7 @@ def _check(model: nn.Module) -> None:
         ModelError: it has no weights, or none yet.
     """
     kind = type(model).__name__
-    if any(isinstance(each, UninitializedParameter) for each in model.parameters()):
-        raise ModelError(
-            f"{kind} has lazy layers without weights yet; pass one batch through "
-            "it first, for instance at the end of build_model()."
-        )
+    refuse_lazy(model)
     if not any(True for _ in model.parameters()):
         raise ModelError(
             f"{kind} has no parameters, so there is nothing to train; "
@@ -212,10 +204,6 @@ def _returned_loss(output: Any, batch: Batch) -> Tensor:
             "loss(output, batch), or batches with what it computes its own loss from."
         )
     return found
-
-
-def _made_up_loss(output: Any, batch: Batch) -> Tensor:
-    return own_or_projected(output)
 
 
 def _draw(batches: Iterable[Batch]) -> Iterator[Batch]:

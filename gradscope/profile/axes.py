@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
+import torch
 from torch import Tensor
 
 __all__ = [
@@ -101,42 +102,6 @@ _FEATURES_LAST = (
 def makes_units(name: str) -> bool:
     """Whether the call is a layer's, which says by itself where its units are."""
     return name in _CHANNELS_SECOND or name in _FEATURES_LAST
-
-
-def after(
-    name: str,
-    layout: Layout,
-    shape: tuple[int, ...],
-    out: tuple[int, ...],
-    rest: tuple[Any, ...],
-) -> Layout:
-    """The layout of what a call returned.
-
-    Args:
-        name: of the function.
-        layout, shape: of the tensor it was called on.
-        out: shape of what it returned.
-        rest: the call's other arguments.
-    """
-    if name in _CHANNELS_SECOND:
-        batched = not name.startswith("conv") or len(out) == int(name[-2]) + 2
-        kept = layout if len(shape) == len(out) else Layout()
-        units = 1 if batched else 0
-        samples = 0 if batched else None
-        return replace(kept, samples=samples, units=min(units, len(out) - 1))
-    if name in _FEATURES_LAST:
-        if not out:
-            return Layout()
-        kept = same(layout, shape, out, ())
-        # Other axes than the last are gone through one by one, each part on its own process.
-        shard = kept.shard if kept.shard and kept.shard.axis < len(out) - 1 else None
-        return replace(kept, units=len(out) - 1, shard=shard)
-    try:
-        return _rule(name)(layout, shape, out, rest)
-    except Exception:
-        # A form of the call that is not known here: shapes have to tell. It must not be the model
-        # that fails.
-        return same(layout, shape, out, ())
 
 
 def same(layout: Layout, shape: tuple[int, ...], out: tuple[int, ...], _: Any) -> Layout:
@@ -264,13 +229,13 @@ def _covers(entry: Any) -> int:
     """How many axes one entry of an index stands for."""
     if entry is None or entry is Ellipsis:
         return 0
-    if isinstance(entry, Tensor) and entry.dtype.is_floating_point is False and entry.ndim > 1:
-        return entry.ndim if str(entry.dtype) == "torch.bool" else 1
+    if isinstance(entry, Tensor) and entry.dtype == torch.bool:
+        return max(1, entry.ndim)
     return 1
 
 
 def _contracted(layout: Layout, shape: tuple[int, ...], out: tuple[int, ...], rest: Any) -> Layout:
-    """``einsum``: an axis goes where its letter stands in the result; units end up last."""
+    """``einsum``: samples stay where the shapes allow it, and units are taken to end up last."""
     return replace(same(layout, shape, out, ()), units=len(out) - 1, shard=None)
 
 
@@ -313,5 +278,38 @@ _RULES: dict[str, Rule] = {
 }
 
 
-def _rule(name: str) -> Rule:
-    return _RULES.get(name, same)
+def after(
+    name: str,
+    layout: Layout,
+    shape: tuple[int, ...],
+    out: tuple[int, ...],
+    rest: tuple[Any, ...],
+) -> Layout:
+    """The layout of what a call returned.
+
+    Args:
+        name: of the function.
+        layout, shape: of the tensor it was called on.
+        out: shape of what it returned.
+        rest: the call's other arguments.
+    """
+    if name in _CHANNELS_SECOND:
+        batched = not name.startswith("conv") or len(out) == int(name[-2]) + 2
+        kept = layout if len(shape) == len(out) else Layout()
+        units = 1 if batched else 0
+        samples = 0 if batched else None
+        return replace(kept, samples=samples, units=min(units, len(out) - 1))
+    if name in _FEATURES_LAST:
+        if not out:
+            return Layout()
+        kept = same(layout, shape, out, ())
+        # Other axes than the last are gone through one by one, each part on its own process.
+        shard = kept.shard if kept.shard and kept.shard.axis < len(out) - 1 else None
+        return replace(kept, units=len(out) - 1, shard=shard)
+    try:
+        rule: Rule = _RULES.get(name, same)
+        return rule(layout, shape, out, rest)
+    except Exception:
+        # A form of the call that is not known here: shapes have to tell. It must not be the model
+        # that fails.
+        return same(layout, shape, out, ())

@@ -56,23 +56,19 @@ class Layouts:
 
     def follow(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Gives what a call of the function ``name`` returned its layouts."""
-        self._used |= {
-            id(each) for each in _few_tensors((args, kwargs)) if isinstance(each, nn.Parameter)
-        }
-        results = [out] if isinstance(out, Tensor) else list(_few_tensors(out))
-        if not results:
+        given = list(_few_tensors((args, kwargs)))
+        self._used |= {id(each) for each in given if isinstance(each, nn.Parameter)}
+        results = list(_few_tensors(out))
+        if not results or name.startswith(_CONSTANTS):
             return
-        source = self._source(args, kwargs)
-        if name.startswith(_CONSTANTS):
-            return
+        source = self._source(given)
         if source is None and not makes_units(name):
-            given = list(_few_tensors((args, kwargs)))
             if given and all(map(self.is_weight, given)):
                 for result in results:
                     self._weights[result] = True
             return
         rest = (kwargs["dim"],) if "dim" in kwargs else (*args[1:], *kwargs.values())
-        passed = self._passed(name, (args, kwargs))
+        passed = self._passed(name, given)
         for result in results:
             if source is result:
                 layout = self.of(source)
@@ -90,22 +86,22 @@ class Layouts:
 
     def inherit(self, inputs: Any, output: Tensor) -> None:
         """For what came out of a call that could not be read, such as a custom Function."""
-        source = self._source(inputs, {})
+        given = list(_few_tensors(inputs))
+        source = self._source(given)
         if source is not None and source is not output:
-            shapes = tuple(source.shape), tuple(output.shape)
-            passed = self._passed("", inputs)
-            self.set(output, replace(same(self.of(source), *shapes, ()), passed=passed))
+            layout = same(self.of(source), tuple(source.shape), tuple(output.shape), ())
+            self.set(output, replace(layout, passed=self._passed("", given)))
 
-    def _passed(self, name: str, inputs: Any) -> int:
+    def _passed(self, name: str, given: list[Tensor]) -> int:
         """How many sites lie behind a result; none where no gradient could go back."""
         if name in ("detach", "detach_", "data"):
             return 0
-        return max((self.of(each).passed for each in _few_tensors(inputs)), default=0)
+        return max((self.of(each).passed for each in given), default=0)
 
-    def _source(self, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
+    def _source(self, given: list[Tensor]) -> Tensor | None:
         """The first argument with the axis of samples, else the first with any layout."""
         first = None
-        for tensor in _few_tensors((args, kwargs)):
+        for tensor in given:
             found = self._known.get(tensor)
             if found is not None:
                 if found.samples is not None:

@@ -310,8 +310,7 @@ class Observer:
         self._site_of[y] = site, _version(y)
         if not self._counting_only:
             self._chart(y, site, layout)
-            if y.requires_grad:
-                self._ask_for_gradient(y, site)
+        self._ask_for_gradient(y, site)
         return site
 
     # --- Measuring ----------------------------------------------------------------------------

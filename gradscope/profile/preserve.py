@@ -63,12 +63,11 @@ def preserved(model: nn.Module, seed: int | None = None) -> Iterator[None]:
 @contextmanager
 def preserved_weights(model: nn.Module) -> Iterator[None]:
     """Puts back what training changes: the values of parameters, where they have changed."""
-    restores = [_noted(local(parameter.detach())) for parameter in model.parameters()]
+    restore = _together([_noted(local(each.detach())) for each in model.parameters()])
     try:
         yield
     finally:
-        for restore in restores:
-            restore()
+        restore()
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
@@ -86,24 +85,17 @@ def _noted_buffers(module: nn.Module) -> Callable[[], None]:
     """Notes a module's buffers; returns what puts them back."""
     if isinstance(module, torch.jit.ScriptModule):
         # Its table is its own, and no forward can change it.
-        noted = [_noted(buffer) for _, buffer in module.named_buffers(recurse=False)]
-
-        def restore_values() -> None:
-            for restore_value in noted:
-                restore_value()
-
-        return restore_values
+        return _together([_noted(each) for _, each in module.named_buffers(recurse=False)])
     table = dict(module._buffers)
     transient = set(module._non_persistent_buffers_set)
-    values = [_noted(buffer) for buffer in table.values() if buffer is not None]
+    restore_values = _together([_noted(each) for each in table.values() if each is not None])
 
     def restore() -> None:
         module._buffers.clear()
         module._buffers.update(table)
         module._non_persistent_buffers_set.clear()
         module._non_persistent_buffers_set.update(transient)
-        for restore_value in values:
-            restore_value()
+        restore_values()
 
     return restore
 
@@ -120,7 +112,7 @@ def _noted_attributes(module: nn.Module) -> Callable[[], None]:
         held += [value for value in values if isinstance(value, Tensor)]
     # Parameters and buffers have ways of their own.
     own = {id(each) for each in (*module._parameters.values(), *module._buffers.values())}
-    restores = [_noted(each) for each in held if id(each) not in own]
+    restore_values = _together([_noted(each) for each in held if id(each) not in own])
 
     def restore() -> None:
         now = vars(module)
@@ -132,8 +124,7 @@ def _noted_attributes(module: nn.Module) -> Callable[[], None]:
             getattr(container, "update" if isinstance(container, (dict, set)) else "extend")(
                 content
             )
-        for restore_value in restores:
-            restore_value()
+        restore_values()
 
     return restore
 
@@ -154,6 +145,16 @@ def _fills(value: object) -> bool:
     Submodules and hooks are kept in such containers too.
     """
     return type(value) in (list, dict, set, deque, OrderedDict, defaultdict)
+
+
+def _together(restores: list[Callable[[], None]]) -> Callable[[], None]:
+    """One function that calls them all."""
+
+    def restore() -> None:
+        for each in restores:
+            each()
+
+    return restore
 
 
 def _noted(tensor: Tensor) -> Callable[[], None]:

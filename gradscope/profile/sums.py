@@ -213,9 +213,9 @@ def saturated_sums(z: Tensor, mask: Mask, order: list[int], axis: int, place: Pl
     the mask takes ``z`` as it is.
     """
     count: Tensor | int = 0
-    samples = order[0] if z.ndim else 0
-    most = max(1, (1 << 17) * z.shape[samples] // z.numel()) if z.ndim else 1
-    for part in z.detach().split(most, samples) if z.ndim else (z.detach(),):
+    z = z.detach() if z.ndim else z.detach().reshape(1)
+    samples = order[0]
+    for part in z.split(max(1, (1 << 17) * z.shape[samples] // z.numel()), samples):
         saturated = mask(part)
         saturated = saturated.permute(order) if z.ndim > 1 else saturated.reshape(-1, 1)
         others = [dim for dim in range(saturated.ndim) if dim != axis]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from scipy.stats import binomtest
 from torch import nn
 
-from gradscope.records import Finding, Measure, Profile, Role, Severity, SiteProfile, Skipped
+from gradscope.records import Finding, Measure, Profile, Severity, SiteProfile, Skipped
 from gradscope.rules import Rule, limit
 from gradscope.rules.subjects import perceptron, random_subject
 from gradscope.rules.units import seen_often_enough
@@ -64,9 +64,7 @@ class DeadReLU(Rule[Limits]):
     explained_by = ("GS401",)
 
     def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
-        candidates = [
-            site for site in profile.sites if site.dead is not None and site.role is not Role.GATE
-        ]
+        candidates = [site for site in profile.sites if site.dead is not None]
         seen = seen_often_enough(self.code, candidates, limits.observations)
         if isinstance(seen, Skipped):
             return seen

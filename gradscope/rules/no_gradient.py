@@ -64,10 +64,9 @@ class NoGradient(Rule[Limits]):
             parameter
             for parameter in eligible
             if not any(parameter.gradient_norm)
-            and in_most_steps(
-                parameter.gradient_norm[index] is None
-                or (zero_counts and parameter.gradient_norm[index] == 0)
-                for index in counting
+            and (
+                zero_counts
+                or in_most_steps(parameter.gradient_norm[index] is None for index in counting)
             )
             and not _cancels(parameter, profile)
         ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from gradscope.records import Finding, Measure, Profile, Role, Severity, Skipped
+from gradscope.records import Finding, Measure, Profile, Severity, Skipped
 from gradscope.rules import Rule, limit
 from gradscope.rules.subjects import perceptron, random_subject
 from gradscope.rules.units import seen_often_enough
@@ -50,9 +50,7 @@ class SaturatedActivation(Rule[Limits]):
 
     def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
         candidates = [
-            site
-            for site in profile.sites
-            if site.saturated is not None and not site.is_output and site.role is not Role.GATE
+            site for site in profile.sites if site.saturated is not None and not site.is_output
         ]
         seen = seen_often_enough(self.code, candidates, limits.observations)
         if isinstance(seen, Skipped):

@@ -25,9 +25,8 @@ def backward_sites(profile: Profile) -> list[SiteProfile]:
 
     The activations on the trunk; where there are fewer than two, those of the branches (in most
     transformers all of them lie in residual branches), then layers in their place. A branch whose
-    gain starts at zero is not compared with the trunk. Sites that
-    no gradient reached at any step (frozen or detached parts) and the model's own output are left
-    out.
+    gain starts at zero is not compared with the trunk. Sites that no gradient reached at any step
+    (frozen or detached parts) and the model's own output are left out.
     """
     reached = [
         site

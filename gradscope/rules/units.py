@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gradscope.records import SiteProfile, Skipped
+from gradscope.records import Role, SiteProfile, Skipped
 
 __all__ = ["seen_often_enough"]
 
@@ -14,9 +14,12 @@ def seen_often_enough(
 ) -> list[SiteProfile] | Skipped:
     """The sites whose units were seen on enough samples and positions to call them anything.
 
+    Gates are left out: they serve a larger activation, which is what is judged.
+
     Returns:
         The sites, or why the rule of that code has to be skipped: there are some, and none was.
     """
+    candidates = [site for site in candidates if site.role is not Role.GATE]
     seen = [site for site in candidates if site.observations >= observations]
     if seen or not candidates:
         return seen

@@ -156,23 +156,17 @@ def step(model, batch):
 """
 )
 
+BERT = BertConfig(
+    hidden_size=32,
+    intermediate_size=64,
+    max_position_embeddings=40,
+    num_attention_heads=2,
+    num_hidden_layers=2,
+    vocab_size=90,
+)
 CONFIGS: dict[str, Any] = {
-    "BertForSequenceClassification": BertConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        max_position_embeddings=40,
-        num_attention_heads=2,
-        num_hidden_layers=2,
-        vocab_size=90,
-    ),
-    "BertModel": BertConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        max_position_embeddings=40,
-        num_attention_heads=2,
-        num_hidden_layers=2,
-        vocab_size=90,
-    ),
+    "BertForSequenceClassification": BERT,
+    "BertModel": BERT,
     "GPT2LMHeadModel": GPT2Config(
         bos_token_id=1,
         eos_token_id=1,

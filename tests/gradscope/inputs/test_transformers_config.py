@@ -6,13 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from transformers import (
     BartConfig,
-    BertConfig,
     CLIPConfig,
-    GPT2Config,
-    LlamaConfig,
     T5Config,
     ViTConfig,
     Wav2Vec2Config,
@@ -21,14 +17,8 @@ from transformers import (
 
 from gradscope.batches import own_loss, tensors_in
 from gradscope.inputs import inferred_batches
+from tests.gradscope.tiny_transformers import BERT, GPT2, LLAMA, SMALL, build
 
-SMALL: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_attention_heads": 2,
-    "num_hidden_layers": 1,
-    "vocab_size": 90,
-}
 TWO_PARTS: dict[str, Any] = {
     "d_model": 32,
     "decoder_attention_heads": 2,
@@ -40,11 +30,6 @@ TWO_PARTS: dict[str, Any] = {
     "vocab_size": 90,
 }
 
-BERT = BertConfig(**SMALL, max_position_embeddings=20)
-GPT2 = GPT2Config(
-    n_embd=32, n_head=2, n_layer=1, n_positions=40, vocab_size=90, bos_token_id=1, eos_token_id=1
-)
-LLAMA = LlamaConfig(**SMALL, max_position_embeddings=64)
 T5 = T5Config(
     d_ff=64, d_kv=16, d_model=32, decoder_start_token_id=0, num_heads=2, num_layers=1, vocab_size=90
 )
@@ -105,11 +90,6 @@ BASES = {
     "WhisperModel": (WHISPER, ["decoder_input_ids", "input_features"]),
     "Wav2Vec2Model": (WAV2VEC2, ["input_values"]),
 }
-
-
-def build(architecture: str, config: Any, **changes: Any) -> Any:
-    own = type(config).from_dict({**config.to_dict(), **changes})
-    return getattr(transformers, architecture)(own)
 
 
 def first(model: Any) -> Any:
