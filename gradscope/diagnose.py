@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from gradscope import registry
 from gradscope.records import Finding, Findings, Profile, Skipped
+from gradscope.rules import Rule
 
 __all__ = ["diagnose"]
 
@@ -43,7 +45,7 @@ def diagnose(
     items = [
         replace(
             found[rule.code],
-            cause=next((code for code in rule.explained_by if code in found), None),
+            cause=_cause(rule, found),
             remedies=tuple(
                 remedy.name for remedy in registry.remedies().values() if rule.code in remedy.treats
             ),
@@ -59,12 +61,25 @@ def diagnose(
     )
 
 
+def _cause(rule: Rule[Any], found: Mapping[str, Finding]) -> str | None:
+    """The most fundamental fault found that explains the rule's, and came before it."""
+    shows = found[rule.code].since
+    for code in rule.explained_by:
+        if code in found:
+            late = registry.rules()[code].acts_after_update
+            if found[code].since + late <= shows:
+                return code
+    return None
+
+
 def _causes_first(items: list[Finding]) -> list[Finding]:
-    """Worst root cause first, each followed by what it explains."""
+    """Root causes, the one with the worst consequences first, each followed by what it explains."""
 
     def with_symptoms(finding: Finding) -> list[Finding]:
         explained = [item for item in ranked if item.cause == finding.code]
         return [finding, *(entry for item in explained for entry in with_symptoms(item))]
 
     ranked = sorted(items, key=lambda item: (item.severity.rank, item.code))
-    return [entry for item in ranked if item.cause is None for entry in with_symptoms(item)]
+    trees = [with_symptoms(item) for item in ranked if item.cause is None]
+    trees.sort(key=lambda tree: min(item.severity.rank for item in tree))
+    return [item for tree in trees for item in tree]

@@ -22,7 +22,10 @@ __all__ = [
     "Findings",
     "GradientNoise",
     "Invariant",
+    "LayerInput",
+    "LossCall",
     "Measure",
+    "ModeLosses",
     "ParameterProfile",
     "Plan",
     "Prescription",
@@ -180,6 +183,11 @@ class SiteProfile:
             empty where the scores were not seen.
         entropy: of attention, mean over queries of the entropy of their weights in nats; empty as
             ``logit_peak``.
+        backward_subnormal: of the gradient elements that are not zero, the share too small for
+            ``dtype`` to hold in full precision; empty for types with the range of float32.
+        time_steps: of a fused recurrent layer, how many its sequences have at most; else 0.
+        time_decay: of a fused recurrent layer, the backward signal that reaches its input at the
+            end of time far from the loss over that at the end near it; empty where unseen.
     """
 
     name: str
@@ -209,6 +217,9 @@ class SiteProfile:
     effective_rank: float | None = None
     logit_peak: tuple[float, ...] = ()
     entropy: tuple[float, ...] = ()
+    backward_subnormal: tuple[float, ...] = ()
+    time_steps: int = 0
+    time_decay: tuple[float, ...] = ()
 
     @property
     def units(self) -> int:
@@ -239,6 +250,10 @@ class ParameterProfile:
         gradient_norm: per step the Euclidean norm of dL/dw, None where no gradient arrived.
         update_ratio: per step the norm of the actual update over the norm of the weight before
             it (dimensionless); empty where no optimizer was given.
+        duplicate_rows: share of rows that are not all zero and equal another row, before the first
+            step; 0 for fewer than two dimensions.
+        symmetric_rows: share of rows that equal another one both before the first step and in the
+            gradient of every step: no training tells them apart.
     """
 
     name: str
@@ -249,6 +264,8 @@ class ParameterProfile:
     nonfinite: int
     gradient_norm: tuple[float | None, ...]
     update_ratio: tuple[float, ...]
+    duplicate_rows: float = 0.0
+    symmetric_rows: float = 0.0
 
     @property
     def elements(self) -> int:
@@ -284,6 +301,73 @@ class GradientNoise:
 
 
 @dataclass(frozen=True, slots=True)
+class LossCall:
+    """The loss function of torch's that the loss was made with, and what it was given.
+
+    Attributes:
+        function: its name, such as ``cross_entropy``.
+        behind: name of the operation that made its input, such as ``softmax``, ``sigmoid`` or
+            ``relu``; empty where it is none with bounds of its own.
+        outputs: of its input, how many values stand for one prediction: the classes of
+            ``cross_entropy``, the last extent elsewhere.
+        input_low, input_high: the range of its input over all steps.
+        target_low, target_high: the range of its targets over all steps; class numbers where they
+            are class numbers.
+        targets_vary: whether the targets of a batch differ from each other.
+        chance: the loss of a prediction that favours nothing: ln C for C classes, ln 2 for yes or
+            no; NaN for other losses.
+        trivial: per step, the loss of the best prediction that is the same for all samples: the
+            entropy of the labels, the variance of the targets; NaN where it is not known.
+    """
+
+    function: str
+    behind: str
+    outputs: int
+    input_low: float
+    input_high: float
+    target_low: float
+    target_high: float
+    targets_vary: bool
+    chance: float
+    trivial: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerInput:
+    """What the first layer with weights was given, when it is the model's first site.
+
+    Attributes:
+        site: its name.
+        rms: per step.
+        peak: per step, the largest finite magnitude.
+        feature_spread: per step, the largest RMS of a feature (a channel of images) over the
+            median of those that are not zero.
+    """
+
+    site: str
+    rms: tuple[float, ...]
+    peak: tuple[float, ...]
+    feature_spread: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModeLosses:
+    """The loss of the same batches, with the weights after the steps, in both modes.
+
+    Attributes:
+        train, eval: mean over these batches, in ``train()`` and in ``eval()``.
+        batches_averaged: on how many batches the running statistics of normalisations rest, the
+            fewest of any; None where there are none.
+        memory: how many batches their averages reach back: one over the momentum, the longest.
+    """
+
+    train: float
+    eval: float
+    batches_averaged: int | None
+    memory: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """Everything measured about a model over a few steps.
 
@@ -301,6 +385,14 @@ class Profile:
         reduction: ``mean`` or ``sum``: how the loss reduces over samples, as its graph shows.
         gradient_noise: at the weights after the steps; None where it was skipped.
         processes: how many took part.
+        losses_after: one per step: the loss of the same batch again after the update that was
+            made from it; empty where no optimizer was given, or where it could not be computed.
+        output_variation: of what the model returned, per step, as ``SiteProfile.variation``.
+        loss_call: the loss function that was called; None where torch's were not.
+        first_input: None where the first site is no layer with weights.
+        clipping: per step, the gradient's norm that the optimizer's update was made from over the
+            norm before hooks of the optimizer changed it; empty where no optimizer was given.
+        modes: None where it was skipped.
     """
 
     source: Source
@@ -316,6 +408,12 @@ class Profile:
     reduction: str = "mean"
     gradient_noise: GradientNoise | None = None
     processes: int = 1
+    losses_after: tuple[float, ...] = ()
+    output_variation: tuple[float, ...] = ()
+    loss_call: LossCall | None = None
+    first_input: LayerInput | None = None
+    clipping: tuple[float, ...] = ()
+    modes: ModeLosses | None = None
 
     @property
     def steps(self) -> int:
@@ -357,6 +455,8 @@ class Finding:
         evidence: by measure.
         cause: code of the finding that explains this one, or None.
         remedies: names of the remedies that treat it.
+        since: the first step at which it shows, from 0. What shows earlier is caused by nothing
+            that shows later.
     """
 
     code: str
@@ -367,6 +467,7 @@ class Finding:
     evidence: dict[str, Measure]
     cause: str | None = None
     remedies: tuple[str, ...] = ()
+    since: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from gradscope.records import Finding, Measure, Profile, Severity, Skipped
 from gradscope.subject import Subject
 
-__all__ = ["Rule", "describe_limits", "in_most_steps", "limit"]
+__all__ = ["Rule", "describe_limits", "first_faulty", "in_most_steps", "limit"]
 
 L = TypeVar("L")
 
@@ -30,12 +30,17 @@ class Rule(ABC, Generic[L]):
         name: states the fault.
         limits: the default limits, a frozen dataclass of :func:`limit` fields.
         explained_by: codes of the faults that bring this one about, most fundamental first.
+        acts_after_update: whether the fault is one of the updates, so that nothing that shows in
+            the step before the first faulty one is its doing.
+        steps: how many ``bad()`` and ``good()`` need, for rules over time.
     """
 
     code: ClassVar[str]
     name: ClassVar[str]
     limits: L
     explained_by: ClassVar[tuple[str, ...]] = ()
+    acts_after_update: ClassVar[bool] = False
+    steps: ClassVar[int] = 8
 
     @abstractmethod
     def check(self, profile: Profile, limits: L) -> Finding | Skipped | None:
@@ -55,8 +60,19 @@ class Rule(ABC, Generic[L]):
         sites: Iterable[str],
         message: str,
         evidence: dict[str, Measure],
+        *,
+        since: int = 0,
     ) -> Finding:
-        return Finding(self.code, self.name, severity, tuple(sites), message, evidence)
+        """A finding of this rule; ``since`` is the first step at which it shows."""
+        return Finding(self.code, self.name, severity, tuple(sites), message, evidence, since=since)
+
+    def too_few(self, profile: Profile, needed: float) -> Skipped | None:
+        """Why the rule has to be skipped where the profile has fewer steps than it needs."""
+        if profile.steps >= needed:
+            return None
+        return Skipped(
+            self.code, f"{profile.steps} steps were passed, {needed:g} are needed (--steps)"
+        )
 
 
 def limit(default: float, unit: str, source: str) -> Any:
@@ -79,3 +95,8 @@ def in_most_steps(faulty: Iterable[bool]) -> bool:
     """Whether the fault shows in at least 5 of 8 steps."""
     seen = list(faulty)
     return bool(seen) and sum(seen) >= MOST_STEPS * len(seen)
+
+
+def first_faulty(faulty: Iterable[bool]) -> int:
+    """The number of the first step at which the fault shows; 0 where it never does."""
+    return next((step for step, shows in enumerate(faulty) if shows), 0)
