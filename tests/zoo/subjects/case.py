@@ -1,0 +1,41 @@
+"""What a labelled subject of the zoo is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gradscope.subject import Subject
+
+__all__ = ["Case"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One subject, and what a diagnosis of it has to say.
+
+    Attributes:
+        name: unique in the zoo.
+        architecture: of the split; all cases of one architecture lie on the same side of it.
+        build: makes the subject.
+        mistake: what somebody did wrong, in a few words; empty for a healthy subject.
+        cause: the code that has to be found first; None for a healthy subject.
+        must: all codes that have to be found, the cause included.
+        may: codes that may be found beside them: they are true as well.
+        trained: how many steps the subject is trained before it is scanned.
+        steps: of the scan.
+    """
+
+    name: str
+    architecture: str
+    build: Callable[[], Subject]
+    mistake: str = ""
+    cause: str | None = None
+    must: frozenset[str] = frozenset()
+    may: frozenset[str] = frozenset()
+    trained: int = 0
+    steps: int = 8
+
+    @property
+    def healthy(self) -> bool:
+        return self.cause is None
