@@ -13,14 +13,14 @@ import torch
 
 from gradscope.errors import UsageError
 
-__all__ = ["RandomStream", "preserved_randomness", "seed_everything"]
+__all__ = ["RandomStream", "captured_randomness", "preserved_randomness", "seed_everything"]
 
 T = TypeVar("T")
 
 _SEEDS = 2**63
 
 
-def _capture(others: Sequence[torch.Generator] = ()) -> Callable[[], None]:
+def captured_randomness(others: Sequence[torch.Generator] = ()) -> Callable[[], None]:
     """Notes the state of the global generators and others; returns what puts it back."""
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     # Asking an accelerator that nothing has used yet for its state would start it.
@@ -59,7 +59,7 @@ def seed_everything(seed: int) -> None:
 @contextmanager
 def preserved_randomness(seed: int | None = None) -> Iterator[None]:
     """Restores every global generator on the way out; seeds them on the way in if asked to."""
-    restore = _capture()
+    restore = captured_randomness()
     try:
         if seed is not None:
             seed_everything(seed)
@@ -79,24 +79,24 @@ class RandomStream:
     def __init__(self, seed: int, others: Sequence[torch.Generator] = ()) -> None:
         """Starts at ``seed``; ``others`` are generators of the consumer's own."""
         self._others = others
-        restore = _capture(others)
+        restore = captured_randomness(others)
         try:
             seed_everything(seed)
             for generator in others:
                 generator.manual_seed(seed)
-            self._resume = _capture(others)
+            self._resume = captured_randomness(others)
         finally:
             restore()
 
     @contextmanager
     def resumed(self) -> Iterator[None]:
         """Inside, the generators go on where this stream left off."""
-        restore = _capture(self._others)
+        restore = captured_randomness(self._others)
         try:
             self._resume()
             yield
         finally:
-            self._resume = _capture(self._others)
+            self._resume = captured_randomness(self._others)
             restore()
 
     def draw(self, items: Iterable[T], ahead: Callable[[T], int] = lambda _: 1) -> Iterator[T]:

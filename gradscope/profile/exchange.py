@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,6 +22,7 @@ from gradscope.profile.sums import PEAKS, PLACED, Place, Sums
 
 __all__ = ["Exchange", "Packet"]
 
+T = TypeVar("T")
 
 Key = tuple[str, str]
 
@@ -86,11 +87,15 @@ class Exchange:
 
     def everyone(self, here: bool) -> bool:
         """Whether something holds on all processes; each of them has to ask."""
+        return all(self.gathered(here))
+
+    def gathered(self, here: T) -> list[T]:
+        """What each process has; each of them has to call it."""
         if self.alone:
-            return here
+            return [here]
         found: list[Any] = [None] * self.processes
         dist.all_gather_object(found, here)
-        return all(found)
+        return found
 
     def total(self, packet: Packet) -> Packet:
         """The sums over all processes; every process has to call it, and gets the same."""

@@ -6,12 +6,12 @@ Nodes are the ``grad_fn`` objects of torch; an edge leads from a result to what 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
 
-__all__ = ["Depths", "leaves", "reduction", "ways_around"]
+__all__ = ["Depths", "behind_reshapes", "leaves", "reduction", "ways_around"]
 
 Node = Any
 
@@ -19,6 +19,12 @@ Node = Any
 _SCALAR_STEPS = (
     "Add", "Alias", "Clone", "Div", "Mul", "Neg", "Reshape", "Squeeze", "Sub", "ToCopy",
     "Unsqueeze", "View",
+)  # fmt: skip
+
+# What only lays a tensor out anew, or hands on another type of it.
+_RESHAPES = (
+    "Alias", "Clone", "Expand", "Permute", "Reshape", "Select", "Slice", "Squeeze", "TBackward",
+    "ToCopy", "Transpose", "UnsafeView", "Unsqueeze", "View",
 )  # fmt: skip
 
 # What stands at the ends of a graph.
@@ -30,6 +36,16 @@ _FEW = 100
 
 def _inputs(node: Node) -> list[Node]:
     return [each for each, _ in node.next_functions if each is not None]
+
+
+def behind_reshapes(node: Node | None, until: Container[Node] = ()) -> Node | None:
+    """The node that made the numbers of a tensor which may have been laid out anew since.
+
+    Or the first one on the way there that is among ``until``.
+    """
+    while node is not None and node not in until and node.name().startswith(_RESHAPES):
+        node = next(iter(_inputs(node)), None)
+    return node
 
 
 class Depths:

@@ -18,8 +18,9 @@ from gradscope.checked import one_line
 from gradscope.profile import attention, operators, statistics, sums
 from gradscope.profile.axes import Layout, order_of, samples_first, shard_of_ordered
 from gradscope.profile.exchange import Exchange, Packet
-from gradscope.profile.graph import Depths, reduction, ways_around
+from gradscope.profile.graph import Depths, behind_reshapes, reduction, ways_around
 from gradscope.profile.layout import Layouts, behind
+from gradscope.profile.loss import LossCalls
 from gradscope.profile.sharding import local, shard_of
 from gradscope.profile.site import Site, observable, recomputing, unobservable
 from gradscope.profile.sums import Place, Sums
@@ -27,12 +28,6 @@ from gradscope.profile.watch import Watch, unheard
 from gradscope.records import Role, SiteProfile, Skipped
 
 __all__ = ["Observer"]
-
-# Autograd's names of operations that only lay a tensor out anew.
-_RESHAPES = (
-    "Alias", "Clone", "Expand", "Permute", "Reshape", "Select", "Slice", "Squeeze", "TBackward",
-    "ToCopy", "Transpose", "UnsafeView", "Unsqueeze", "View",
-)  # fmt: skip
 
 INPUT = "\0input"
 """What the sums over the model's own input are kept under; no module has such a name."""
@@ -78,6 +73,7 @@ class Observer:
         self._steps = 0
         self.reached: set[str] = set()
         self.used: set[int] = set()
+        self.loss_calls = LossCalls()
         self.input_variation: list[float] = []
         self.reduction = ""
         self.samples = 0
@@ -246,11 +242,7 @@ class Observer:
         # returns the tensor of the layer before it.
         for tensor in tensors_in(output):
             # A squeeze or a reshape behind the last site does not make it less of an output.
-            node = tensor.grad_fn
-            while (
-                node is not None and node not in self._nodes and node.name().startswith(_RESHAPES)
-            ):
-                node = node.next_functions[0][0]
+            node = behind_reshapes(tensor.grad_fn, until=self._nodes)
             site = self.site_of(tensor) or (self._nodes.get(node) if node else None)
             if site is not None:
                 site.is_output = True

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,7 @@ class Parameters:
         self._before = self._numbers(exchange.total(packet))
         self._gradients: list[dict[str, float]] = []
         self._updates: list[dict[str, float]] = []
+        self._clipping: list[float] = []
 
     def _add(self, packet: Packet, name: str, parameter: nn.Parameter, **found: Tensor) -> None:
         """Puts sums into a packet, less what other processes hold copies of."""
@@ -65,13 +67,8 @@ class Parameters:
     def note_gradients(self, packet: Packet) -> None:
         """Puts what the gradients show into a packet."""
         for name, parameter in self.named:
-            gradient = parameter.grad
-            if gradient is None:
-                continue
-            held = local(gradient)
-            if held.is_sparse:
-                held = held.coalesce().values()
-            self._add(packet, name, parameter, gradient=statistics.squares(held))
+            if parameter.grad is not None:
+                self._add(packet, name, parameter, gradient=_squares(parameter.grad))
 
     def update(self, optimizer: Optimizer, packet: Packet, *, skip_nonfinite: bool) -> None:
         """Takes one optimizer step, and puts what it moved into a packet.
@@ -82,9 +79,29 @@ class Parameters:
         if skip_nonfinite and self._overflowed(parameters):
             moved = [(torch.zeros(()), torch.ones(())) for _ in parameters]
         else:
-            moved = measured_update(optimizer, parameters)
+            with self._looking_at_what_is_used(optimizer, packet):
+                moved = measured_update(optimizer, parameters)
         for (name, parameter), (change, size) in zip(self.named, moved, strict=True):
             self._add(packet, name, parameter, change=change, size=size)
+
+    @contextmanager
+    def _looking_at_what_is_used(self, optimizer: Optimizer, packet: Packet) -> Iterator[None]:
+        """Inside, puts into the packet the gradients that hooks of the optimizer leave to it."""
+        if not optimizer._optimizer_step_pre_hooks:
+            yield
+            return
+
+        def see(*_: object) -> None:
+            for name, parameter in self.named:
+                if parameter.grad is not None:
+                    self._add(packet, name, parameter, used=_squares(parameter.grad))
+
+        # The last one registered runs last.
+        handle = optimizer.register_step_pre_hook(see)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def _overflowed(self, parameters: list[nn.Parameter]) -> bool:
         packet = Packet()
@@ -120,6 +137,14 @@ class Parameters:
         }
         if ratios:
             self._updates.append(ratios)
+            before = sum(each.get("gradient", 0.0) for each in numbers.values())
+            used = [each["used"] for each in numbers.values() if "used" in each]
+            self._clipping.append((sum(used) / before) ** 0.5 if used and before else 1.0)
+
+    @property
+    def clipping(self) -> tuple[float, ...]:
+        """Per step, the norm of the gradient that the update was made from over its first norm."""
+        return tuple(self._clipping)
 
     def profiles(
         self, takes_part: Callable[[str, nn.Parameter], bool]
@@ -141,6 +166,12 @@ class Parameters:
                 )
             )
         return tuple(profiles)
+
+
+def _squares(gradient: Tensor) -> Tensor:
+    """Sum of the squares of a gradient, of what this process holds."""
+    held = local(gradient)
+    return statistics.squares(held.coalesce().values() if held.is_sparse else held)
 
 
 def _ratio(change: float, size: float) -> float:

@@ -16,11 +16,13 @@ from gradscope.errors import ModelError
 from gradscope.profile import statistics
 from gradscope.profile.exchange import Exchange
 from gradscope.profile.graph import leaves
+from gradscope.profile.loss import of_all_processes
 from gradscope.profile.noise import NOISE_BATCHES, gradient_noise
 from gradscope.profile.observer import Observer
 from gradscope.profile.parameters import Parameters, epsilon_of
+from gradscope.profile.repeat import MODE_BATCHES, Repeats
 from gradscope.profile.sharding import bare, local
-from gradscope.records import GradientNoise, Profile, Skipped, Source
+from gradscope.records import GradientNoise, ModeLosses, Profile, Skipped, Source
 
 __all__ = ["Run"]
 
@@ -54,27 +56,43 @@ class Run:
         """Passes the batches; gradients stay on the model, and on ``others``."""
         observer, model = self.observer, self.model
         tracked = Parameters(bare(model), self.exchange)
+        repeats = Repeats(self.step, model, self.exchange)
         drawn = list(itertools.islice(batches, steps))
         losses: list[float] = []
+        losses_after: list[float] = []
         sizes: list[int] = []
         for number, batch in enumerate(itertools.islice(itertools.cycle(drawn), steps)):
+            repeats.start()
             loss = self._pass(batch, tracked, last=number == steps - 1)
+            observer.loss_calls.close(float(loss))
             sizes.append(observer.samples)
             tracked.note_gradients(observer.packet)
-            if self.optimizer is not None:
-                tracked.update(self.optimizer, observer.packet, skip_nonfinite=self.loss_scale != 1)
             averaged = observer.reduction != "sum"
             weight = batch_size(batch) if averaged else 1
-            observer.packet.sums["", "loss"] = {"loss": loss * weight}
+            found = {"before": loss * weight}
+            if self.optimizer is not None:
+                if not number:
+                    repeats.check(batch, loss)
+                tracked.update(self.optimizer, observer.packet, skip_nonfinite=self.loss_scale != 1)
+                if not repeats.refusal:
+                    found["after"] = repeats.after_update(batch) * weight
+            observer.packet.sums["", "loss"] = found
             observer.packet.parts["", "loss"] = 1
             total = self.exchange.total(observer.packet)
-            losses.append(
-                float(total.sums.pop(("", "loss"))["loss"]) / (sizes[-1] if averaged else 1)
-            )
+            found = total.sums.pop(("", "loss"))
+            samples = sizes[-1] if averaged else 1
+            losses.append(float(found["before"]) / samples)
+            if "after" in found:
+                losses_after.append(float(found["after"]) / samples)
             tracked.close(total)
             observer.close(total)
+        if repeats.refusal:
+            skipped.append(Skipped("losses after updates", repeats.refusal))
+        # Before further passes move running statistics on.
+        modes = self._modes(repeats, drawn[:MODE_BATCHES], skipped)
         self._count_units(batches)
         noise = self._noise(drawn[:NOISE_BATCHES], tracked, skipped)
+        loss_calls = self.exchange.gathered(observer.loss_calls.record())
         sites = observer.profiles()
         if sites and all(site.shape[0] < 2 for site in sites):
             skipped.append(Skipped("variation", "the batches hold one sample each"))
@@ -92,6 +110,10 @@ class Run:
             reduction=observer.reduction or "mean",
             gradient_noise=noise,
             processes=self.exchange.processes,
+            losses_after=tuple(losses_after),
+            loss_call=of_all_processes(loss_calls),
+            clipping=tracked.clipping,
+            modes=modes,
         )
 
     def _takes_part(self, name: str, parameter: nn.Parameter) -> bool:
@@ -102,6 +124,16 @@ class Run:
         """
         used = id(parameter) in self.observer.used or local(parameter) is not parameter
         return used and _owner(bare(self.model), name) in self.observer.reached
+
+    @staticmethod
+    def _modes(repeats: Repeats, batches: list[Batch], skipped: list[Skipped]) -> ModeLosses | None:
+        if repeats.refusal:
+            return None
+        try:
+            return repeats.modes(batches)
+        except ModelError as error:
+            skipped.append(Skipped("loss in eval()", str(error).rstrip(".")))
+            return None
 
     def leave_others(self) -> None:
         """Puts back what gradients the tensors beside the model had."""

@@ -24,6 +24,7 @@ from gradscope.profile import operators
 from gradscope.profile.axes import Layout
 from gradscope.profile.calls import Calls
 from gradscope.profile.layout import Layouts
+from gradscope.profile.loss import LossCalls
 from gradscope.profile.operators import Call, Mask
 from gradscope.profile.sharding import shard_made_local
 from gradscope.profile.site import Site, observable, recomputing
@@ -39,6 +40,7 @@ class Measuring(Protocol):
     """Who measures what the watch finds."""
 
     layouts: Layouts
+    loss_calls: LossCalls
     reached: set[str]
 
     def see_input(self, x: Tensor | None) -> None: ...
@@ -281,6 +283,7 @@ class Watch:
             self._harmless("" if frame is None else frame.name),
         ):
             self._layouts.follow(name, args, kwargs, out)
+            self._measuring.loss_calls.see(name, args, kwargs, out)
             if noted is None or frame is None or not isinstance(out, Tensor):
                 return
             call, seen = noted
