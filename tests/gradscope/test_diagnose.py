@@ -26,6 +26,8 @@ class Fixed(Rule[Any]):  # type: ignore[misc]
     severity: Severity | None = Severity.ERROR
     explained_by: tuple[str, ...] = ()  # type: ignore[misc]
     skips: bool = False
+    since: int = 0
+    acts_after_update: bool = False  # type: ignore[misc]
     limits: None = None
 
     @property
@@ -37,7 +39,7 @@ class Fixed(Rule[Any]):  # type: ignore[misc]
             return Skipped(self.code, "it cannot know")
         if self.severity is None:
             return None
-        return self.finding(self.severity, ["0"], "It is so.", {})
+        return self.finding(self.severity, ["0"], "It is so.", {}, since=self.since)
 
     def bad(self) -> Any: ...
 
@@ -118,6 +120,33 @@ def test_the_most_fundamental_cause_that_was_found_is_named(
         Fixed("E", explained_by=("A", "B", "C", "D")),
     ]
     assert order(monkeypatch, *rules) == [("C", None), ("E", "C"), ("D", None)]
+
+
+def test_what_shows_later_is_no_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = [
+        Fixed("A", since=3),
+        Fixed("B", since=2, explained_by=("A",)),
+        Fixed("C", since=3, explained_by=("A",)),
+    ]
+    assert order(monkeypatch, *rules) == [("A", None), ("C", "A"), ("B", None)]
+
+
+def test_an_update_explains_nothing_in_the_step_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = [
+        Fixed("A", acts_after_update=True),
+        Fixed("B", explained_by=("A",)),
+        Fixed("C", since=1, explained_by=("A",)),
+    ]
+    assert order(monkeypatch, *rules) == [("A", None), ("C", "A"), ("B", None)]
+
+
+def test_a_root_counts_by_the_worst_of_its_consequences(monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = [
+        Fixed("A", Severity.WARNING),
+        Fixed("B", Severity.INFO),
+        Fixed("C", explained_by=("B",)),
+    ]
+    assert order(monkeypatch, *rules) == [("B", None), ("C", "B"), ("A", None)]
 
 
 def test_nothing_found_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
