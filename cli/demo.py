@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -18,9 +20,18 @@ def run(
 ) -> None:
     """Repair the shipped example, a deep sigmoid network that stays at 10 % accuracy."""
     from gradscope.cli import fix
+    from gradscope.cli.options import FailOn, Format
+    from gradscope.cli.progress import progress_bar
+    from gradscope.cli.writing import check_writable
     from gradscope.examples.fashion_mnist import SAMPLE, VARIABLE
+    from gradscope.loading import load_subject
+    from gradscope.pipeline import repair
 
-    # The sample rather than a full copy that this machine may have: the demo is to print the same
-    # everywhere.
+    check_writable(out, folder=True)
+    # The sample rather than a full copy that this machine may have, and no settings: the demo is
+    # to print the same everywhere.
     os.environ.setdefault(VARIABLE, str(SAMPLE))
-    fix.run("gradscope.examples.deep_sigmoid_mlp", out, unsafe=True)
+    with redirect_stdout(sys.stderr), progress_bar() as progress:
+        subject = load_subject("gradscope.examples.deep_sigmoid_mlp")
+        result = repair(subject, unsafe=True, progress=progress)
+    fix.finish(result, out, Format.TEXT, None, FailOn.WARNING)

@@ -70,9 +70,11 @@ def run(
     Exits 0 when it is fixed or nothing is to fix, else 1 if a finding is at or above --fail-on.
     """
     from gradscope.cli.progress import progress_bar
-    from gradscope.cli.writing import check_writable, write
+    from gradscope.cli.writing import check_writable
+    from gradscope.config import find_settings
     from gradscope.pipeline import repair
 
+    settings = find_settings()
     options.refuse_trust_pickle(trust_pickle)
     check_writable(out, folder=True)
     if output is not None:
@@ -92,8 +94,16 @@ def run(
             seed=seed,
             select=options.codes(select),
             ignore=options.codes(ignore),
+            settings=settings,
             progress=progress,
         )
+    finish(result, out, form, output, fail_on)
+
+
+def finish(result: Repair, out: Path, form: Format, output: Path | None, fail_on: FailOn) -> None:
+    """Writes what a repair left, and exits with its status."""
+    from gradscope.cli.writing import write
+
     write(result.report, form, output)
     typer.echo(written(result, out), err=form is not Format.TEXT)
     raise typer.Exit(options.fix_status(result.report, fail_on))

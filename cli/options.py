@@ -79,10 +79,19 @@ Steps = Annotated[
 ]
 Select = Annotated[
     str | None,
-    typer.Option("--select", metavar="CODES", help="Run these rules only, such as GS1,GS201."),
+    typer.Option(
+        "--select",
+        metavar="CODES",
+        help="Run these rules only, such as GS1,GS201, whatever pyproject.toml says.",
+    ),
 ]
 Ignore = Annotated[
-    str | None, typer.Option("--ignore", metavar="CODES", help="Leave these rules out.")
+    str | None,
+    typer.Option(
+        "--ignore",
+        metavar="CODES",
+        help="Leave these rules out too, beside those of pyproject.toml.",
+    ),
 ]
 Fail = Annotated[
     FailOn, typer.Option("--fail-on", help="The severity from which the exit status is 1.")

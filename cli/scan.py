@@ -35,9 +35,11 @@ def run(
     """
     from gradscope.cli.progress import progress_bar
     from gradscope.cli.writing import check_writable, write
+    from gradscope.config import find_settings
     from gradscope.pipeline import scan
 
     target = options.one(targets)
+    settings = find_settings()
     options.refuse_trust_pickle(trust_pickle)
     if output is not None:
         check_writable(output, folder=False)
@@ -52,6 +54,7 @@ def run(
             seed=seed,
             select=options.codes(select),
             ignore=options.codes(ignore),
+            settings=settings,
             progress=progress,
         )
     write(report, form, output)

@@ -7,12 +7,15 @@ import inspect
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from gradscope import registry
 from gradscope.discovery import summary
-from gradscope.rules import describe_limits
+from gradscope.profile import DEFAULT_STEPS
+from gradscope.rules import Rule, describe_limits
 
 DOCS = Path(__file__).parent
+NONE = "no other rule's fault"
 
 
 def main() -> int:
@@ -39,7 +42,8 @@ def main() -> int:
 
 
 def rule_pages() -> Iterator[tuple[Path, str]]:
-    rules = registry.rules().values()
+    # A plugin that happens to be installed here has pages of its own elsewhere.
+    rules = [rule for rule in registry.rules().values() if registry.origin(rule) == registry.OWN]
     yield (
         DOCS / "rules" / "index.md",
         "# Rules\n\n"
@@ -55,20 +59,38 @@ def rule_pages() -> Iterator[tuple[Path, str]]:
         ]
         treated_by = [
             f"[{remedy.name}](../remedies/{remedy.name}.md)"
-            for remedy in registry.remedies().values()
-            if rule.code in remedy.treats
+            for remedy in registry.treating(rule.code)
+            if registry.origin(remedy) == registry.OWN
         ]
+        causes = registry.explaining(rule.code)
+        effects = [other for other in registry.explained(rule.code) if other in rules]
         yield (
             DOCS / "rules" / f"{rule.name}.md",
             f"# {rule.code} {rule.name}\n\n{page(rule)}\n\n## Limits\n\n"
             + table(("limit", "value", "unit", "source"), limits)
-            + f"\nExplained by: {', '.join(rule.explained_by) or 'no other rule'}.\n"
-            + f"Remedies: {', '.join(treated_by) or 'none yet'}.\n",
+            + f"\nSet others under `[tool.gradscope.rules.{rule.name}]` in pyproject.toml.\n\n"
+            + "## Causes, consequences, remedies\n\n"
+            + f"- Caused by: {links(causes) or NONE}.\n"
+            + f"- Leads to: {links(effects) or NONE}.\n"
+            + f"- Remedies: {', '.join(treated_by) or 'none yet'}.\n"
+            + f"- Steps: {steps(rule)}.\n",
         )
 
 
+def links(rules: Sequence[Rule[Any]]) -> str:
+    return ", ".join(f"[{rule.code} {rule.name}]({rule.name}.md)" for rule in rules)
+
+
+def steps(rule: Rule[Any]) -> str:
+    if rule.steps > DEFAULT_STEPS:
+        return f"{rule.steps}; scan with `--steps {rule.steps}`"
+    return f"{DEFAULT_STEPS}, the default, are enough"
+
+
 def remedy_pages() -> Iterator[tuple[Path, str]]:
-    remedies = registry.remedies().values()
+    remedies = [
+        remedy for remedy in registry.remedies().values() if registry.origin(remedy) == registry.OWN
+    ]
     yield (
         DOCS / "remedies" / "index.md",
         "# Remedies\n\n"

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gradscope.config import Settings, find_settings
     from gradscope.diagnose import diagnose
     from gradscope.errors import GradscopeError
     from gradscope.loading import load_subject
@@ -39,10 +40,12 @@ __all__ = [
     "Plan",
     "Profile",
     "Report",
+    "Settings",
     "Subject",
     "Verdict",
     "apply",
     "diagnose",
+    "find_settings",
     "fix",
     "load_plan",
     "load_report",
@@ -61,10 +64,12 @@ _HOMES = {
     "Plan": "records",
     "Profile": "records",
     "Report": "records",
+    "Settings": "config",
     "Subject": "subject",
     "Verdict": "records",
     "apply": "patch",
     "diagnose": "diagnose",
+    "find_settings": "config",
     "fix": "pipeline",
     "load_plan": "reports",
     "load_report": "reports",

@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from gradscope import registry
+from gradscope.config import Settings
+from gradscope.configured import rules_to_run
 from gradscope.records import Finding, Findings, Profile, Skipped
 from gradscope.rules import Rule
 
@@ -18,26 +20,35 @@ def diagnose(
     *,
     select: Iterable[str] | None = None,
     ignore: Iterable[str] | None = None,
+    settings: Settings | None = None,
 ) -> Findings:
     """Runs the rules over a profile.
 
     Args:
         profile: as measured.
-        select: codes, names or code prefixes of the rules to run; all by default.
-        ignore: rules to leave out.
+        select: codes, names or code prefixes of the rules to run, in place of those that the
+            settings select and ignore; all by default.
+        ignore: rules to leave out, beside those that the settings ignore.
+        settings: limits in place of the defaults, rules, and sites that a rule is not shown.
 
     Returns:
         The findings, causes before what they explain, each with its cause and the remedies that
         treat it; and what the rules had to skip.
 
     Raises:
-        UsageError: ``select`` or ``ignore`` names no rule.
+        UsageError: ``select``, ``ignore`` or ``settings`` name a rule or limit that there is not.
     """
-    rules = registry.chosen_rules(select, ignore)
+    running = rules_to_run(settings or Settings(), select, ignore)
+    rules = [entry.rule for entry in running]
     found: dict[str, Finding] = {}
     skipped = list(profile.skipped)
-    for rule in rules:
-        match rule.check(profile, rule.limits):
+    for entry in running:
+        rule, shown = entry.rule, entry.shown(profile)
+        if shown is not profile:
+            skipped.append(
+                Skipped(f"{rule.code} at {', '.join(entry.unseen)}", "the settings ignore it there")
+            )
+        match rule.check(shown, entry.limits):
             case Finding() as finding:
                 found[rule.code] = finding
             case Skipped() as skip:
@@ -46,9 +57,7 @@ def diagnose(
         replace(
             found[rule.code],
             cause=_cause(rule, found),
-            remedies=tuple(
-                remedy.name for remedy in registry.remedies().values() if rule.code in remedy.treats
-            ),
+            remedies=tuple(remedy.name for remedy in registry.treating(rule.code)),
         )
         for rule in rules
         if rule.code in found

@@ -8,7 +8,7 @@ import pkgutil
 from types import ModuleType
 from typing import TypeVar
 
-__all__ = ["concrete_classes", "summary"]
+__all__ = ["classes_of", "concrete_classes", "summary"]
 
 T = TypeVar("T")
 
@@ -25,16 +25,24 @@ def concrete_classes(package: ModuleType, base: type[T]) -> list[type[T]]:
     """
     found: list[type[T]] = []
     for entry in sorted(pkgutil.iter_modules(package.__path__), key=lambda entry: entry.name):
-        module = importlib.import_module(f"{package.__name__}.{entry.name}")
-        found += [
-            member
-            for member in vars(module).values()
-            if inspect.isclass(member)
-            and issubclass(member, base)
-            and not inspect.isabstract(member)
-            and member.__module__ == module.__name__
-        ]
+        found += classes_of(importlib.import_module(f"{package.__name__}.{entry.name}"), base)
     return found
+
+
+def classes_of(module: ModuleType, base: type[T]) -> list[type[T]]:
+    """Every non-abstract subclass of ``base`` in a module that it or a module inside it defines.
+
+    Returns:
+        The classes in order of definition or import.
+    """
+    return [
+        member
+        for member in vars(module).values()
+        if inspect.isclass(member)
+        and issubclass(member, base)
+        and not inspect.isabstract(member)
+        and f"{member.__module__}.".startswith(f"{module.__name__}.")
+    ]
 
 
 def summary(documented: object) -> str:

@@ -2,7 +2,9 @@
 
     GradscopeError                  1   never raised itself; catch it to catch them all
     ├── UsageError                  2   what was asked for cannot be meant
+    │   ├── ConfigError             2   settings that cannot be read or meant
     │   └── PlanError               2   a plan that does not fit the model, or is not a plan
+    ├── PluginError                 3   an installed rule or remedy cannot be used
     └── TargetError                 3   the target could not be loaded or run
         ├── SubjectError            3   a subject file is missing, broken or incomplete
         ├── ModelError              3   the model, its data or its loss failed while it ran
@@ -16,9 +18,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "ConfigError",
     "GradscopeError",
     "ModelError",
     "PlanError",
+    "PluginError",
     "ReportError",
     "SubjectError",
     "TargetError",
@@ -38,8 +42,18 @@ class UsageError(GradscopeError):
     exit_status = 2
 
 
+class ConfigError(UsageError):
+    """Settings that cannot be read, or that name or hold what cannot be meant."""
+
+
 class PlanError(UsageError):
     """A plan that is no plan, or that does not fit the model it is applied to."""
+
+
+class PluginError(GradscopeError):
+    """A rule or remedy of an installed package cannot be loaded, or gets in another's way."""
+
+    exit_status = 3
 
 
 class TargetError(GradscopeError):

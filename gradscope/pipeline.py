@@ -13,6 +13,8 @@ from torch import nn
 
 from gradscope import registry
 from gradscope.batches import described
+from gradscope.config import Settings
+from gradscope.configured import rules_to_run
 from gradscope.diagnose import diagnose
 from gradscope.inputs import on_inferred_inputs
 from gradscope.prescribe import prescribe
@@ -52,6 +54,7 @@ def scan(
     seed: int = 0,
     select: Iterable[str] | None = None,
     ignore: Iterable[str] | None = None,
+    settings: Settings | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Profiles a subject and diagnoses it; nothing is tried or changed.
@@ -60,8 +63,7 @@ def scan(
         subject: what to examine; without data, inputs are made up, and the report says so.
         steps: how many batches are passed.
         seed: of the model's weights and of everything else that is drawn.
-        select: codes, names or code prefixes of the rules to run; all by default.
-        ignore: rules to leave out.
+        select, ignore, settings: which rules run, and how; as of :func:`gradscope.diagnose`.
         progress: is told how far it is.
 
     Returns:
@@ -69,10 +71,12 @@ def scan(
 
     Raises:
         TargetError: the subject cannot be loaded or run.
-        UsageError: ``select`` or ``ignore`` names no rule.
+        UsageError: ``select``, ``ignore`` or ``settings`` name a rule or limit that there is not.
     """
+    settings = settings or Settings()
     with _left_alone(subject):
-        return _report(_examine(subject, steps, seed, select, ignore, progress), None, None)
+        examination = _examine(subject, steps, seed, select, ignore, settings, progress)
+        return _report(examination, None, None)
 
 
 def fix(
@@ -86,6 +90,7 @@ def fix(
     seed: int = 0,
     select: Iterable[str] | None = None,
     ignore: Iterable[str] | None = None,
+    settings: Settings | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Scans, prescribes, tries, and reports; see :func:`repair`, whose report it returns."""
@@ -99,6 +104,7 @@ def fix(
         seed=seed,
         select=select,
         ignore=ignore,
+        settings=settings,
         progress=progress,
     ).report
 
@@ -114,6 +120,7 @@ def repair(
     seed: int = 0,
     select: Iterable[str] | None = None,
     ignore: Iterable[str] | None = None,
+    settings: Settings | None = None,
     progress: Progress | None = None,
 ) -> Repair:
     """Diagnoses a subject, tries what may repair it, and proves what does.
@@ -126,7 +133,7 @@ def repair(
         budget: seconds that the trials may take, roughly.
         seeds: matched seeds; as many as the budget allows by default.
         only: names of the remedies to try; all by default.
-        steps, seed, select, ignore, progress: as of :func:`scan`.
+        steps, seed, select, ignore, settings, progress: as of :func:`scan`.
 
     Returns:
         The report, and the repaired model after its first matched trial.
@@ -137,8 +144,9 @@ def repair(
     """
     check_options(budget, seeds)
     only = tuple(registry.remedy(name).name for name in only)
+    settings = settings or Settings()
     with _left_alone(subject):
-        examination = _examine(subject, steps, seed, select, ignore, progress)
+        examination = _examine(subject, steps, seed, select, ignore, settings, progress)
         findings = examination.findings
         if not any(finding.severity is not Severity.INFO for finding in findings):
             verdict = Verdict(Status.NOTHING_TO_FIX, "Nothing is wrong that a remedy treats.")
@@ -153,7 +161,14 @@ def repair(
             )
             return Repair(_report(examination, plan, verdict), None)
         verified = verify(
-            subject, plan, findings, budget=budget, seeds=seeds, seed=seed, progress=progress
+            subject,
+            plan,
+            findings,
+            budget=budget,
+            seeds=seeds,
+            seed=seed,
+            settings=settings,
+            progress=progress,
         )
         return Repair(_report(examination, verified.plan, verified.verdict), verified.model)
 
@@ -168,6 +183,7 @@ class _Examination:
     subject: Subject
     model: nn.Module
     findings: Findings
+    settings: Settings
     skipped: tuple[Skipped, ...]
 
 
@@ -177,8 +193,11 @@ def _examine(
     seed: int,
     select: Iterable[str] | None,
     ignore: Iterable[str] | None,
+    settings: Settings,
     progress: Progress | None,
 ) -> _Examination:
+    # Before the model runs: what cannot be meant is told at once.
+    codes = [entry.rule.code for entry in rules_to_run(settings, select, ignore)]
     if progress is not None:
         progress(f"profiling {subject.name}", 0.0)
     with preserved_randomness(seed):
@@ -202,8 +221,8 @@ def _examine(
     if observed.synthetic:
         shapes = described(next(iter(batches)))
         skipped = (Skipped("data", f"none was given; inputs of {shapes} were made up"),)
-    findings = diagnose(profile, select=select, ignore=ignore)
-    return _Examination(subject, model, findings, skipped)
+    findings = diagnose(profile, select=codes, settings=settings)
+    return _Examination(subject, model, findings, settings, skipped)
 
 
 def _report(examination: _Examination, plan: Plan | None, verdict: Verdict | None) -> Report:
@@ -221,7 +240,7 @@ def _report(examination: _Examination, plan: Plan | None, verdict: Verdict | Non
             subject.kind,
             sum(parameter.numel() for parameter in examination.model.parameters()),
         ),
-        environment=_environment(),
+        environment=_environment(examination.settings),
         profile=findings.profile,
         findings=findings.items,
         plan=plan,
@@ -231,8 +250,8 @@ def _report(examination: _Examination, plan: Plan | None, verdict: Verdict | Non
     )
 
 
-def _environment() -> dict[str, str]:
-    return {
+def _environment(settings: Settings) -> dict[str, str]:
+    environment = {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "torch": str(torch.__version__),
@@ -240,3 +259,6 @@ def _environment() -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "device": torch.cuda.get_device_name() if torch.cuda.is_initialized() else "cpu",
     }
+    if settings != Settings():
+        environment["settings"] = settings.source.name if settings.source else "given in Python"
+    return environment

@@ -184,10 +184,14 @@ class SiteProfile:
         entropy: of attention, mean over queries of the entropy of their weights in nats; empty as
             ``logit_peak``.
         backward_subnormal: of the gradient elements that are not zero, the share too small for
-            ``dtype`` to hold in full precision; empty for types with the range of float32.
+            ``dtype`` to hold in full precision, before the loss's scale is undone; NaN where all
+            are zero, empty for types with the range of float32.
         time_steps: of a fused recurrent layer, how many its sequences have at most; else 0.
-        time_decay: of a fused recurrent layer, the backward signal that reaches its input at the
-            end of time far from the loss over that at the end near it; empty where unseen.
+        time_decay: of a fused recurrent layer, the RMS over samples of the gradient that it gives
+            back to its input at the end of time far from the loss, over that at the end near it.
+            Near is each sample's last time step that any gradient reaches, far the first time
+            step; of a bidirectional layer, far is the middle of what gradients reach and near the
+            larger of its ends. Empty where unseen, as for packed sequences.
     """
 
     name: str
@@ -252,8 +256,9 @@ class ParameterProfile:
             it (dimensionless); empty where no optimizer was given.
         duplicate_rows: share of rows that are not all zero and equal another row, before the first
             step; 0 for fewer than two dimensions.
-        symmetric_rows: share of rows that equal another one both before the first step and in the
-            gradient of every step: no training tells them apart.
+        symmetric_rows: share of rows that equal another one before the first step, and in the
+            gradient of every step to half of the type's digits: no training tells them apart. Rows
+            of zeros count where their gradients are zero too; 0 where no gradient arrived.
     """
 
     name: str
@@ -341,7 +346,7 @@ class LayerInput:
         rms: per step.
         peak: per step, the largest finite magnitude.
         feature_spread: per step, the largest RMS of a feature (a channel of images) over the
-            median of those that are not zero.
+            median of those that are not zero; NaN where all are.
     """
 
     site: str
@@ -387,9 +392,11 @@ class Profile:
         processes: how many took part.
         losses_after: one per step: the loss of the same batch again after the update that was
             made from it; empty where no optimizer was given, or where it could not be computed.
-        output_variation: of what the model returned, per step, as ``SiteProfile.variation``.
+        output_variation: of the first tensor that the model returned with a row for each sample
+            (else several), per step, as ``SiteProfile.variation``; empty where there is none.
         loss_call: the loss function that was called; None where torch's were not.
-        first_input: None where the first site is no layer with weights.
+        first_input: None where the first site is no layer with weights, or is given no data in
+            floating point.
         clipping: per step, the gradient's norm that the optimizer's update was made from over the
             norm before hooks of the optimizer changed it; empty where no optimizer was given.
         modes: None where it was skipped.

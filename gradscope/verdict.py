@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from gradscope.checked import checked_step
 from gradscope.comparison import Comparison, compare
+from gradscope.config import Settings
 from gradscope.diagnose import diagnose
 from gradscope.invariants import check_invariants
 from gradscope.metric import evaluate, higher_is_better
@@ -46,6 +47,7 @@ def judge(
     rate: Arm,
     repaired: Sequence[Running],
     seed: int,
+    settings: Settings | None = None,
 ) -> Verdict:
     """Compares the matched trials and says what they show.
 
@@ -58,6 +60,7 @@ def judge(
         rate: doing nothing with the best other learning rate.
         repaired: the winner's first matched runs.
         seed: the first seed.
+        settings: those that the findings were made under.
     """
     sign = 1.0 if higher_is_better(subject, metric) else -1.0
     matched = [trial for trial in trials if trial.matched]
@@ -75,7 +78,7 @@ def judge(
     comparison = compare(values[DO_NOTHING], values[winner.name])
     against_rate = compare(values[rate.name], values[winner.name])
     profiles = [_reprofiled(subject, run, findings.profile.steps, seed) for run in repaired]
-    remaining = _remaining(findings, profiles)
+    remaining = _remaining(findings, profiles, settings)
     invariants = _invariants(subject, winner.plan, seed)
     failed_before = _failed(values[DO_NOTHING], starts, sign)
     failed_after = _failed(values[winner.name], starts, sign)
@@ -190,12 +193,14 @@ def _reprofiled(subject: Subject, run: Running, steps: int, seed: int) -> Profil
     )
 
 
-def _remaining(findings: Findings, profiles: Sequence[Profile]) -> tuple[str, ...]:
+def _remaining(
+    findings: Findings, profiles: Sequence[Profile], settings: Settings | None
+) -> tuple[str, ...]:
     """Codes found in at least half of the repaired models: the original ones, and new errors."""
     after = [
         {
             finding.code
-            for finding in diagnose(profile, select=findings.checked or None)
+            for finding in diagnose(profile, select=findings.checked or None, settings=settings)
             if finding.code in findings.codes or finding.severity is Severity.ERROR
         }
         for profile in profiles

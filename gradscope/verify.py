@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from gradscope.config import Settings
 from gradscope.errors import GradscopeError, UsageError
 from gradscope.metric import evaluate, higher_is_better
 from gradscope.randomness import preserved_randomness
@@ -80,6 +81,7 @@ def verify(
     budget: float = DEFAULT_BUDGET,
     seeds: int | None = None,
     seed: int = 0,
+    settings: Settings | None = None,
     progress: Progress | None = None,
 ) -> Verified:
     """Tries a plan and its alternatives against doing nothing.
@@ -91,6 +93,7 @@ def verify(
         budget: seconds that the trials may take, roughly.
         seeds: matched seeds; by default as many as the budget allows, from 5 to 20.
         seed: the first seed; selection and comparison use others than this one.
+        settings: those that the findings were made under.
         progress: is told how far it is.
 
     Returns:
@@ -102,26 +105,15 @@ def verify(
     """
     check_options(budget, seeds)
     if subject.build_data is None or subject.synthetic:
-        return Verified(
-            Verdict(
-                Status.UNVERIFIED,
-                "There is no data to train on, so nothing was tried; give --data to verify.",
-            ),
-            plan,
-            None,
-        )
+        reason = "There is no data to train on, so nothing was tried; give --data to verify."
+        return Verified(Verdict(Status.UNVERIFIED, reason), plan, None)
     if not same_batches(subject, seed):
-        return Verified(
-            Verdict(
-                Status.UNVERIFIED,
-                "Two runs of the same seed are given different batches, so nothing can be "
-                "compared; draw what is random in the data from torch's, NumPy's or Python's "
-                "global generator.",
-            ),
-            plan,
-            None,
+        reason = (
+            "Two runs of the same seed are given different batches, so nothing can be compared; "
+            "draw what is random in the data from torch's, NumPy's or Python's global generator."
         )
-    return _Verification(subject, plan, findings, budget, seeds, seed, progress).run()
+        return Verified(Verdict(Status.UNVERIFIED, reason), plan, None)
+    return _Verification(subject, plan, findings, budget, seeds, seed, settings, progress).run()
 
 
 def check_options(budget: float, seeds: int | None) -> None:
@@ -149,9 +141,11 @@ class _Verification:
         budget: float,
         seeds: int | None,
         seed: int,
+        settings: Settings | None,
         progress: Progress | None,
     ) -> None:
         self._subject, self._plan, self._findings = subject, plan, findings
+        self._settings = settings
         self._budget, self._seeds, self._seed = budget, seeds, seed
         self._progress = progress or (lambda what, share: None)
         self._started = time.monotonic()
@@ -198,6 +192,7 @@ class _Verification:
             rate=rate,
             repaired=repaired,
             seed=self._seed,
+            settings=self._settings,
         )
         helped = verdict.status in (Status.FIXED, Status.IMPROVED)
         plan = replace(

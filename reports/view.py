@@ -15,10 +15,8 @@ from gradscope.records import (
     Finding,
     Plan,
     Prescription,
-    Refusal,
     Report,
     Severity,
-    Skipped,
     Source,
     Status,
     Verdict,
@@ -41,6 +39,7 @@ from gradscope.reports.nodes import (
 )
 from gradscope.reports.proof import tried, verdict_numbers
 from gradscope.reports.signal import signal
+from gradscope.reports.undone import undone
 from gradscope.reports.wording import (
     SEVERITY,
     STATUS,
@@ -49,7 +48,6 @@ from gradscope.reports.wording import (
     listed,
     number,
     sentence,
-    shortened,
     spoken,
     visible,
 )
@@ -79,7 +77,7 @@ def view(report: Report) -> Document:
         Section("Verdict", _verdict(verdict, report.findings) if verdict else ()),
         Section("Signal over depth", _picture(report)),
         Section("Plan", _plan(report.plan, verdict)),
-        Section("Skipped and refused", _undone(report), folded=True),
+        Section("Skipped and refused", undone(report), folded=True),
         Section("Environment and target", (_environment(report),), folded=True),
     )
     document = Document(
@@ -223,32 +221,6 @@ def _prescription(one: Prescription) -> Card:
     if shown:
         blocks.append(Names("at", shown, len(one.sites) - len(shown)))
     return Card(mark, one.remedy, "", tuple(blocks))
-
-
-def _undone(report: Report) -> tuple[Block, ...]:
-    skipped: dict[Skipped, None] = dict.fromkeys(report.skipped)
-    if report.profile is not None:
-        skipped |= dict.fromkeys(report.profile.skipped)
-    refused: dict[Refusal, None] = dict.fromkeys(report.refusals)
-    if report.plan is not None:
-        refused |= dict.fromkeys(report.plan.refusals)
-    if not skipped and not refused:
-        return (Paragraph("Nothing was skipped, and no remedy was refused.", Tone.MUTED),)
-    entries = [
-        Entry(one.what, sentence(one.reason), Mark("–", "skipped", Tone.MUTED)) for one in skipped
-    ]
-    for refusal in refused:
-        where = listed([shortened(name, 60) for name in refusal.sites[:_NAMES_SHOWN]])
-        more = len(refusal.sites) - _NAMES_SHOWN
-        at = f" (at {where}{f' and {more} more' if more > 0 else ''})" if where else ""
-        entries.append(
-            Entry(
-                refusal.remedy,
-                sentence(refusal.reason) + at,
-                Mark("✗", "refused", Tone.WARN),
-            )
-        )
-    return (Items(tuple(entries)),)
 
 
 def _environment(report: Report) -> Items:

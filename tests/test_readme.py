@@ -11,6 +11,7 @@ import pytest
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+(SETTINGS,) = re.findall(r"```toml\n(\[tool\.gradscope\].*?)```", README, flags=re.DOTALL)
 COMMANDS = re.findall(r"^    (gradscope .*?)(?: +#.*)?$", README, flags=re.MULTILINE)
 
 
@@ -43,6 +44,15 @@ def test_a_command_of_the_readme(command: str, folder: Path) -> None:
     done = run(command, folder)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+
+
+def test_the_settings_of_the_readme(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text(SETTINGS, encoding="utf-8")
+    done = run(f"gradscope scan {folder / 'my_model.py'}", tmp_path)
+    assert done.returncode == 0, done.stderr
+    page = run("gradscope rule dead-relu", tmp_path).stdout
+    assert "pyproject.toml; default" in page
+    assert "does not look at decoder.*" in page
 
 
 def test_the_python_of_the_readme(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

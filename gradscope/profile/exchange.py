@@ -61,6 +61,12 @@ class Exchange:
     def alone(self) -> bool:
         return self.processes == 1
 
+    def slot(self, value: Tensor) -> Tensor:
+        """A scalar at this process's place among those of all."""
+        slots = value.new_zeros(self.processes)
+        slots[self.process] = value
+        return slots
+
     def open(self, batch: Batch, samples: int) -> int:
         """Finds out which processes see which samples of a step; how many there are in all."""
         self._here = self._samples = samples

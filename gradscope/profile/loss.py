@@ -15,6 +15,7 @@ from torch.nn import functional
 from gradscope.profile.graph import behind_reshapes
 from gradscope.profile.site import recomputing
 from gradscope.profile.statistics import wide
+from gradscope.profile.sums import Sums
 from gradscope.records import LossCall
 
 __all__ = ["LossCalls", "of_all_processes"]
@@ -42,8 +43,9 @@ _SAME = 1e-4
 class LossCalls:
     """Gathers the calls of loss functions, step by step."""
 
-    _now: list[tuple[LossCall, float]] = field(default_factory=list)
+    _now: list[tuple[LossCall, float, Sums]] = field(default_factory=list)
     _steps: list[list[LossCall]] = field(default_factory=list)
+    _trivial: list[float] = field(default_factory=list)
 
     def see(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Looks at a call of torch's, which returned ``out``; most are no loss functions."""
@@ -56,51 +58,54 @@ class LossCalls:
         if not (made.is_floating_point() and made.numel() and target.numel()):
             return
         with torch.no_grad():
-            self._now.append(
-                (_read(name, given.arguments, made, target.detach()), float(out.double().mean()))
-            )
+            call, targets = _read(name, given.arguments, made, target.detach())
+            self._now.append((call, float(out.double().mean()), targets))
 
-    def close(self, loss: float) -> None:
-        """The step is over; what it called counts for comparison if it made ``loss``."""
-        calls = []
-        for call, value in self._now:
+    def close(self, loss: float) -> Sums:
+        """The step is over; what it called counts for comparison if it made ``loss``.
+
+        Returns:
+            Sums over the targets here; those over the targets of all processes go to ``settle``.
+        """
+        calls: list[LossCall] = []
+        targets: Sums = {}
+        for call, value, found in self._now:
             # A part of a sum, or a multiple, cannot be held against what luck would get.
             own = math.isclose(value, loss, rel_tol=_SAME, abs_tol=_SAME)
-            broken = not (math.isfinite(value) and math.isfinite(loss))
-            calls.append(call if own or broken else replace(call, chance=math.nan, trivial=_NAN))
+            own |= not (math.isfinite(value) and math.isfinite(loss))
+            targets = found if own and not calls else targets
+            calls.append(call if own else replace(call, chance=math.nan))
         self._steps.append(calls)
         self._now = []
+        return targets
+
+    def settle(self, targets: Sums) -> None:
+        """Takes the sums over all targets of the step that is over."""
+        self._trivial.append(_trivial(targets))
 
     def record(self) -> LossCall | None:
         """Of all steps together, the function that was called first; None where none was."""
         first = next((calls[0] for calls in self._steps if calls), None)
         if first is None:
             return None
+        kind = first.function, first.behind
         alike = [
-            [
-                call
-                for call in calls
-                if (call.function, call.behind) == (first.function, first.behind)
-            ]
-            for calls in self._steps
+            call for calls in self._steps for call in calls if (call.function, call.behind) == kind
         ]
-        trivial = tuple(calls[0].trivial[0] if calls else math.nan for calls in alike)
-        return _together([call for calls in alike for call in calls], trivial)
-
-
-_NAN = (math.nan,)
+        trivial = [
+            value if calls and (calls[0].function, calls[0].behind) == kind else math.nan
+            for value, calls in zip(self._trivial, self._steps, strict=True)
+        ]
+        return replace(_together(alike), trivial=tuple(trivial))
 
 
 def of_all_processes(calls: Sequence[LossCall | None]) -> LossCall | None:
     """What the calls on several processes, each with samples of its own, come to."""
     seen = [call for call in calls if call is not None]
-    if not seen:
-        return None
-    steps = zip(*(call.trivial for call in seen), strict=True)
-    return _together(seen, tuple(sum(values) / len(seen) for values in steps))
+    return _together(seen) if seen else None
 
 
-def _together(calls: Sequence[LossCall], trivial: tuple[float, ...]) -> LossCall:
+def _together(calls: Sequence[LossCall]) -> LossCall:
     return replace(
         calls[0],
         input_low=min(call.input_low for call in calls),
@@ -108,21 +113,18 @@ def _together(calls: Sequence[LossCall], trivial: tuple[float, ...]) -> LossCall
         target_low=min(call.target_low for call in calls),
         target_high=max(call.target_high for call in calls),
         targets_vary=any(call.targets_vary for call in calls),
-        trivial=trivial,
     )
 
 
-def _read(name: str, given: dict[str, Any], made: Tensor, target: Tensor) -> LossCall:
+def _read(name: str, given: dict[str, Any], made: Tensor, target: Tensor) -> tuple[LossCall, Sums]:
     ignored = given.get("ignore_index")
     if ignored is not None and not target.is_floating_point():
         kept = target[target != ignored]
         target = kept if kept.numel() else target
     classes = made.shape[1 if made.ndim > 1 else 0] if name in _OF_CLASSES else 0
-    chance, trivial = _luck(name, given, classes, target)
     input_low, input_high = _range(made.detach())
     target_low, target_high = _range(target)
-    first = target[:1]
-    return LossCall(
+    call = LossCall(
         function=name,
         behind=_behind(made),
         outputs=classes or (made.shape[-1] if made.ndim > 1 else 1),
@@ -130,48 +132,61 @@ def _read(name: str, given: dict[str, Any], made: Tensor, target: Tensor) -> Los
         input_high=input_high,
         target_low=target_low,
         target_high=target_high,
-        targets_vary=bool((target != first).any()),
-        chance=chance,
-        trivial=(trivial,),
+        targets_vary=bool((target != target[:1]).any()),
+        chance=_chance(name, given, classes),
+        trivial=(),
     )
+    return call, _target_sums(name, given, classes, target)
 
 
-def _luck(name: str, given: dict[str, Any], classes: int, target: Tensor) -> tuple[float, float]:
-    """The losses of a prediction that favours nothing, and of the best one that never changes.
-
-    Both are of a mean over predictions: NaN where the loss is summed, and where weights of single
-    classes, a smoothing of labels, or another loss leave it unknown.
-    """
+def _chance(name: str, given: dict[str, Any], classes: int) -> float:
+    """The mean loss of a prediction that favours nothing; NaN where it is not known."""
     if given.get("reduction") == "sum":
-        return math.nan, math.nan
+        return math.nan
     if name in _OF_CLASSES:
-        if given.get("weight") is not None or given.get("label_smoothing"):
-            return math.log(classes), math.nan
-        return math.log(classes), _entropy_of_labels(target, classes)
-    if name in _OF_CHANCES:
-        if given.get("weight") is not None or given.get("pos_weight") is not None:
-            return math.nan, math.nan
-        mean = target.to(wide(target)).mean(dim=0)
-        return math.log(2), float(
-            functional.binary_cross_entropy(mean.clamp(0, 1), mean.clamp(0, 1))
-        )
-    values = target.to(wide(target))
-    if name == "mse_loss":
-        return math.nan, float(values.var(dim=0, correction=0).mean())
-    if name == "l1_loss":
-        return math.nan, float((values - values.median(dim=0).values).abs().mean())
-    return math.nan, math.nan
+        return math.log(classes)
+    weighted = given.get("weight") is not None or given.get("pos_weight") is not None
+    return math.log(2) if name in _OF_CHANCES and not weighted else math.nan
 
 
-def _entropy_of_labels(target: Tensor, classes: int) -> float:
-    """In nats, of the shares that the classes have among all labels."""
-    if target.is_floating_point():
-        others = [dim for dim in range(target.ndim) if dim != min(1, target.ndim - 1)]
-        shares = target.to(wide(target)).mean(dim=others)
-    else:
+def _target_sums(name: str, given: dict[str, Any], classes: int, target: Tensor) -> Sums:
+    """What the best constant prediction follows from; empty where its loss is not known.
+
+    That is: where the loss is summed, where weights of single classes or a smoothing of labels
+    change it, and where it is a loss of another kind.
+    """
+    weights = ("weight", "pos_weight")
+    if given.get("reduction") == "sum" or given.get("label_smoothing"):
+        return {}
+    if any(given.get(weight) is not None for weight in weights):
+        return {}
+    if name in _OF_CLASSES:
+        if target.is_floating_point():
+            others = [dim for dim in range(target.ndim) if dim != min(1, target.ndim - 1)]
+            return {"labels": target.to(wide(target)).sum(dim=others)}
         counts = torch.bincount(target.reshape(-1).clamp(min=0), minlength=classes)
-        shares = counts.double() / counts.sum()
-    return float(torch.special.entr(shares).sum())
+        return {"labels": counts.to(wide(counts))}
+    values = target.to(wide(target))
+    count = torch.full((), len(values), dtype=values.dtype, device=values.device)
+    if name in _OF_CHANCES:
+        return {"chances": values.sum(dim=0), "count": count}
+    if name == "mse_loss":
+        return {"numbers": values.sum(dim=0), "squares": (values**2).sum(dim=0), "count": count}
+    return {}
+
+
+def _trivial(targets: Sums) -> float:
+    """The mean loss of the best prediction that is the same for all samples."""
+    if "labels" in targets:
+        shares = targets["labels"] / targets["labels"].sum()
+        return float(torch.special.entr(shares).sum())
+    if "chances" in targets:
+        mean = (targets["chances"] / targets["count"]).clamp(0, 1)
+        return float(functional.binary_cross_entropy(mean, mean))
+    if "numbers" in targets:
+        mean, squares = (targets[what] / targets["count"] for what in ("numbers", "squares"))
+        return float((squares - mean**2).clamp(min=0).mean())
+    return math.nan
 
 
 def _range(x: Tensor) -> tuple[float, float]:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,29 +16,33 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from gradscope.batches import Batch, tensors_in
 from gradscope.checked import one_line
-from gradscope.profile import attention, operators, statistics, sums
-from gradscope.profile.axes import Layout, order_of, samples_first, shard_of_ordered
+from gradscope.profile import attention, first_input, statistics, sums, through_time
+from gradscope.profile.axes import Layout, samples_first, shard_of_ordered
+from gradscope.profile.ends import INPUT, OUTPUT, Ends, end_numbers
 from gradscope.profile.exchange import Exchange, Packet
 from gradscope.profile.graph import Depths, behind_reshapes, reduction, ways_around
 from gradscope.profile.layout import Layouts, behind
 from gradscope.profile.loss import LossCalls
+from gradscope.profile.operands import Noted, Operands
 from gradscope.profile.sharding import local, shard_of
 from gradscope.profile.site import Site, observable, recomputing, unobservable
 from gradscope.profile.sums import Place, Sums
+from gradscope.profile.through_time import Sequence
 from gradscope.profile.watch import Watch, unheard
-from gradscope.records import Role, SiteProfile, Skipped
+from gradscope.records import LayerInput, Role, SiteProfile, Skipped
 
 __all__ = ["Observer"]
-
-INPUT = "\0input"
-"""What the sums over the model's own input are kept under; no module has such a name."""
 
 _FINISH: dict[str, Callable[[Sums], dict[str, Tensor]]] = {
     "forward": sums.numbers,
     "backward": sums.gradient_numbers,
     "features": sums.feature_numbers,
     "scores": attention.score_numbers,
-    INPUT: lambda found: {"variation": sums.numbers(found)["variation"]},
+    "given": first_input.input_numbers,
+    "steps": through_time.steps_numbers,
+    "decay": through_time.decay_numbers,
+    INPUT: end_numbers,
+    OUTPUT: end_numbers,
 }
 
 
@@ -74,7 +79,7 @@ class Observer:
         self.reached: set[str] = set()
         self.used: set[int] = set()
         self.loss_calls = LossCalls()
-        self.input_variation: list[float] = []
+        self.ends = Ends(exchange, self._put)
         self.reduction = ""
         self.samples = 0
         self.packet = Packet()
@@ -92,9 +97,16 @@ class Observer:
         self._uses: dict[str, int] = {}
         self._recomputed: dict[str, int] = {}
         self._gradients_of: set[str] = set()
-        self._input_seen = False
+        self.ends.begin()
         self._finished: list[tuple[str, dict[str, Tensor]]] = []
         self._forget()
+        self.operands = Operands(
+            self.layouts,
+            self._exchange,
+            counting_only=counting_only,
+            fused_scores=self._fused_scores,
+            cannot_see=self.cannot_see,
+        )
         self.packet = Packet()
         self._here = samples
         self.samples = self._exchange.open(batch, samples)
@@ -155,12 +167,14 @@ class Observer:
         values = statistics.to_floats(
             [value for _, values in finished for value in values.values()]
         )
+        ends: dict[str, float] = {}
         for (name, what), value in zip(keys, values, strict=True):
-            if name == INPUT:
-                self.input_variation.append(value)
-                continue
-            self._sites[name].series[what, self._steps] = value
+            if name in (INPUT, OUTPUT):
+                ends[name] = value
+            else:
+                self._sites[name].series[what, self._steps] = value
         self._steps += not self._counting_only
+        self.ends.close(self._steps, ends)
         self._finished, self.packet = [], Packet()
 
     def fewest_observations(self) -> int:
@@ -173,9 +187,18 @@ class Observer:
 
     def profiles(self) -> tuple[SiteProfile, ...]:
         """What was seen, in execution order of the first step that reached each site."""
+        return tuple(site.profile(index, self._steps) for index, site in enumerate(self._measured))
+
+    @property
+    def _measured(self) -> list[Site]:
         # Where measuring failed there is nothing to tell but that.
-        seen = [site for site in self._sites.values() if "count" in site.totals]
-        return tuple(site.profile(index, self._steps) for index, site in enumerate(seen))
+        return [site for site in self._sites.values() if "count" in site.totals]
+
+    @property
+    def first_input(self) -> LayerInput | None:
+        """What the first site was given, where that is a layer with weights."""
+        first = next(iter(self._measured), None)
+        return None if first is None else first.given(self._steps)
 
     @property
     def skipped(self) -> list[Skipped]:
@@ -194,50 +217,14 @@ class Observer:
             names.append(name or type(self._model).__name__)
 
     def see_input(self, x: Tensor | None) -> None:
-        """What enters the model; the first time in a step counts."""
-        if self._input_seen:
-            return
-        self._input_seen = True
-        if x is None or not x.numel() or not x.ndim or self._counting_only or not observable(x):
-            return
-        x = local(x)
-        place = self._exchange.place(x, None)
-        with torch.no_grad():
-            self._put(INPUT, INPUT, sums.forward_sums(x if x.ndim > 1 else x[:, None], place), 1)
-
-    def note(self, z: Tensor, mask: operators.Mask | None, *, scores: bool) -> dict[str, Sums]:
-        """What has to be known of an activation's input, before it may be overwritten."""
-        found: dict[str, Sums] = {}
-        if recomputing() or not z.numel():
-            return found
-        with torch.no_grad():
-            layout, place = self.layouts.of(z), self._place(z)
-            if mask is not None:
-                x = local(z)
-                axis = samples_first(x, layout)[1]
-                found["units"] = sums.saturated_sums(x, mask, order_of(x, layout), axis, place)
-            if scores and not self._counting_only:
-                found["scores"] = attention.score_sums(local(z), place)
-        return found
-
-    def note_fused(
-        self, name: str, query: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> dict[str, Sums]:
-        """As :meth:`note`, of a call of fused attention in the module of that name."""
-        if not self._fused_scores:
-            self.cannot_see(
-                "its scores stay inside a fused kernel; gradscope.profile(..., attention=True) "
-                "computes them beside it",
-                name,
-            )
-        elif not self._counting_only:
-            with torch.no_grad():
-                place = self._place(query)
-                return {"scores": attention.fused_score_sums(args, kwargs, place)}
-        return {}
+        """What enters the model."""
+        if not self._counting_only:
+            self.ends.see_input(x, self.layouts)
 
     def see_output(self, output: Any) -> None:
         """What the model returned."""
+        if not self._counting_only:
+            self.ends.see_output(output, self._here, self.layouts, self.site_of)
         # The last site that wrote a tensor is the one whose output it is: an in-place activation
         # returns the tensor of the layer before it.
         for tensor in tensors_in(output):
@@ -260,9 +247,13 @@ class Observer:
         y: Tensor,
         *,
         dead_zone: bool,
-        noted: dict[str, Sums],
+        noted: Noted,
+        sequence: Sequence | None = None,
     ) -> Site | None:
-        """Takes the statistics of one output, and asks for its gradient."""
+        """Takes the statistics of one output, and asks for its gradient.
+
+        ``sequence`` is the input of a fused recurrent layer, whose gradient is asked for too.
+        """
         again = recomputing()
         if not y.numel() or not observable(y):
             why = unobservable(y)
@@ -286,8 +277,11 @@ class Observer:
                     name,
                 )
                 return None
-            self._ask_for_gradient(y, site)
+            self._ask_for_gradient(y, site, sequence)
             return None
+        if self.operands.begun:
+            noted.pop("given", None)
+        self.operands.begun = True
         layout = self.layouts.of(y)
         x, axis = samples_first(local(y), layout)
         shard = shard_of(y) or shard_of_ordered(y, layout)
@@ -302,14 +296,10 @@ class Observer:
         self._site_of[y] = site, _version(y)
         if not self._counting_only:
             self._chart(y, site, layout)
-        self._ask_for_gradient(y, site)
+        self._ask_for_gradient(y, site, sequence)
         return site
 
     # --- Measuring ----------------------------------------------------------------------------
-
-    def _place(self, y: Tensor) -> Place | None:
-        layout = self.layouts.of(y)
-        return self._exchange.place(samples_first(local(y), layout)[0], shard_of_ordered(y, layout))
 
     def _measure(
         self,
@@ -317,7 +307,7 @@ class Observer:
         x: Tensor,
         axis: int,
         place: Place | None,
-        noted: dict[str, Sums],
+        noted: Noted,
         *,
         dead_zone: bool,
     ) -> None:
@@ -350,10 +340,21 @@ class Observer:
                 self._entrances[node] = layout.samples is not None
             self._nodes[node] = site
 
-    def _ask_for_gradient(self, y: Tensor, site: Site) -> None:
+    def _ask_for_gradient(self, y: Tensor, site: Site, sequence: Sequence | None) -> None:
         if not y.requires_grad or self._counting_only:
             return
         self._gradients_of.add(site.name)
+        self._sum_gradient(behind(y, self.layouts), site, "backward", sums.gradient_sums)
+        if sequence is not None:
+            # Without the alias itself: it would keep itself alive.
+            time, both_ways = sequence.time, sequence.both_ways
+            measure = partial(through_time.decay_sums, time=time, both_ways=both_ways)
+            self._sum_gradient(sequence.alias, site, "decay", measure)
+
+    def _sum_gradient(
+        self, x: Tensor, site: Site, kind: str, measure: Callable[[Tensor, float], Sums]
+    ) -> None:
+        """Puts what ``measure`` makes of the gradient that arrives at ``x``, and of its factor."""
         parts = self.packet.parts.get((site.name, "forward"), 1)
 
         @unheard
@@ -362,12 +363,11 @@ class Observer:
             factor = (1 if self.reduction == "sum" else self._here) / self._loss_scale
             try:
                 with torch.no_grad():
-                    found = sums.gradient_sums(local(gradient), factor)
-                    self._put(site.name, "backward", found, parts)
+                    self._put(site.name, kind, measure(local(gradient), factor), parts)
             except Exception as error:
                 self.cannot_see(f"measuring its gradient failed: {one_line(error)}", site.name)
 
-        self._handles.append(behind(y, self.layouts).register_hook(see))
+        self._handles.append(x.register_hook(see))
 
     def _put(self, name: str, kind: str, found: Sums, parts: int) -> None:
         """Keeps sums for the exchange; where nobody takes part in it, what they make."""

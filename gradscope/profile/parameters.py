@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 from gradscope.checked import update
 from gradscope.profile import statistics
 from gradscope.profile.exchange import Exchange, Packet
-from gradscope.profile.sharding import local, replicas
+from gradscope.profile.rows import Rows
+from gradscope.profile.sharding import local, replicas, whole
 from gradscope.profile.sums import Sums
 from gradscope.records import ParameterProfile
 
@@ -31,6 +32,11 @@ class Parameters:
             self._add(packet, name, parameter, squares=statistics.squares(held))
             self._add(packet, name, parameter, nonfinite=statistics.nonfinite(held))
         self._before = self._numbers(exchange.total(packet))
+        self._rows = {
+            name: Rows(whole(parameter.detach()))
+            for name, parameter in self.named
+            if parameter.requires_grad and _has_rows(parameter)
+        }
         self._gradients: list[dict[str, float]] = []
         self._updates: list[dict[str, float]] = []
         self._clipping: list[float] = []
@@ -65,7 +71,14 @@ class Parameters:
             parameter.grad = None
 
     def note_gradients(self, packet: Packet) -> None:
-        """Puts what the gradients show into a packet."""
+        """Puts what the gradients of a step show into a packet, and compares their rows."""
+        self._note_norms(packet)
+        for name, parameter in self.named:
+            rows = self._rows.get(name)
+            if rows is not None and rows.alike and parameter.grad is not None:
+                rows.compare(whole(parameter.grad))
+
+    def _note_norms(self, packet: Packet) -> None:
         for name, parameter in self.named:
             if parameter.grad is not None:
                 self._add(packet, name, parameter, gradient=_squares(parameter.grad))
@@ -115,7 +128,7 @@ class Parameters:
     def squared_gradient(self) -> float:
         """The squared norm of the gradient of all parameters together."""
         packet = Packet()
-        self.note_gradients(packet)
+        self._note_norms(packet)
         found = self._numbers(self._exchange.total(packet))
         return sum(numbers["gradient"] for numbers in found.values())
 
@@ -153,6 +166,7 @@ class Parameters:
         profiles = []
         for name, parameter in self.named:
             norms = tuple(step.get(name) for step in self._gradients)
+            rows = self._rows.get(name)
             profiles.append(
                 ParameterProfile(
                     name=name,
@@ -163,9 +177,17 @@ class Parameters:
                     nonfinite=round(self._before[name]["nonfinite"]),
                     gradient_norm=norms,
                     update_ratio=tuple(step[name] for step in self._updates),
+                    duplicate_rows=0.0 if rows is None else rows.duplicates,
+                    symmetric_rows=0.0 if rows is None else rows.symmetric,
                 )
             )
         return tuple(profiles)
+
+
+def _has_rows(parameter: Tensor) -> bool:
+    """Whether it has two rows along dimension 0, of two elements each."""
+    rows = parameter.shape[0] if parameter.ndim > 1 else 0
+    return rows > 1 and parameter.numel() >= 2 * rows
 
 
 def _squares(gradient: Tensor) -> Tensor:

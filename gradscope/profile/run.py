@@ -64,7 +64,7 @@ class Run:
         for number, batch in enumerate(itertools.islice(itertools.cycle(drawn), steps)):
             repeats.start()
             loss = self._pass(batch, tracked, last=number == steps - 1)
-            observer.loss_calls.close(float(loss))
+            targets = observer.loss_calls.close(float(loss))
             sizes.append(observer.samples)
             tracked.note_gradients(observer.packet)
             averaged = observer.reduction != "sum"
@@ -77,9 +77,11 @@ class Run:
                 if not repeats.refusal:
                     found["after"] = repeats.after_update(batch) * weight
             observer.packet.sums["", "loss"] = found
-            observer.packet.parts["", "loss"] = 1
+            observer.packet.sums["", "targets"] = targets
+            observer.packet.parts["", "loss"] = observer.packet.parts["", "targets"] = 1
             total = self.exchange.total(observer.packet)
             found = total.sums.pop(("", "loss"))
+            observer.loss_calls.settle(total.sums.pop(("", "targets"), {}))
             samples = sizes[-1] if averaged else 1
             losses.append(float(found["before"]) / samples)
             if "after" in found:
@@ -100,7 +102,7 @@ class Run:
             source=source,
             batch_size=sizes[0],
             losses=tuple(losses),
-            input_variation=tuple(observer.input_variation),
+            input_variation=observer.ends.input_variation,
             sites=sites,
             parameters=tracked.profiles(self._takes_part),
             optimizer=None if self.optimizer is None else type(self.optimizer).__name__,
@@ -111,6 +113,8 @@ class Run:
             gradient_noise=noise,
             processes=self.exchange.processes,
             losses_after=tuple(losses_after),
+            output_variation=observer.ends.output_variation,
+            first_input=observer.first_input,
             loss_call=of_all_processes(loss_calls),
             clipping=tracked.clipping,
             modes=modes,

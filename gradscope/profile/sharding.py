@@ -10,7 +10,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from gradscope.profile.axes import Shard
 
-__all__ = ["bare", "is_distributed", "local", "replicas", "shard_made_local", "shard_of"]
+__all__ = ["bare", "is_distributed", "local", "replicas", "shard_made_local", "shard_of", "whole"]
 
 
 def is_distributed(model: nn.Module) -> bool:
@@ -50,6 +50,14 @@ def local(tensor: Tensor) -> Tensor:
         tensor = tensor.redistribute(placements=kept)  # type: ignore[attr-defined]
     part: Tensor = tensor.to_local()  # type: ignore[attr-defined]
     return part
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor, gathered from the processes that hold parts; each of them has to ask."""
+    if not _is_sharded(tensor):
+        return tensor
+    full: Tensor = tensor.full_tensor()  # type: ignore[attr-defined]
+    return full
 
 
 def shard_of(tensor: Tensor) -> Shard | None:

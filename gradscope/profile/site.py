@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from gradscope.profile.sums import Sums
-from gradscope.records import Role, SiteProfile
+from gradscope.records import LayerInput, Role, SiteProfile
 
 __all__ = ["Site", "observable", "recomputing", "unobservable"]
 
@@ -70,15 +71,13 @@ class Site:
 
     def profile(self, index: int, steps: int) -> SiteProfile:
         """The record of what was seen in all the steps."""
-
-        def series(what: str) -> tuple[float, ...]:
-            return tuple(self.series.get((what, step), math.nan) for step in range(steps))
+        series = partial(self._series, steps=steps)
 
         def counts(what: str) -> tuple[int, ...]:
             return tuple(round(self.series.get((what, step), 0)) for step in range(steps))
 
         def where_seen(what: str) -> tuple[float, ...]:
-            return series(what) if any(name == what for name, _ in self.series) else ()
+            return series(what) if self._seen(what) else ()
 
         totals, observations = self.totals, self.observations
         dead = always_positive = saturated = dormant = None
@@ -120,7 +119,26 @@ class Site:
             effective_rank=ranks[-1] if ranks else None,
             logit_peak=where_seen("logit_peak"),
             entropy=where_seen("entropy"),
+            backward_subnormal=where_seen("backward_subnormal"),
+            time_steps=int(max(self._seen("time_steps"), default=0)),
+            time_decay=where_seen("time_decay"),
         )
+
+    def given(self, steps: int) -> LayerInput | None:
+        """The record of its input, where that was looked at."""
+        if self.role is not Role.LAYER or not self._seen("input_rms"):
+            return None
+        series = partial(self._series, steps=steps)
+        return LayerInput(
+            self.name, series("input_rms"), series("input_peak"), series("feature_spread")
+        )
+
+    def _series(self, what: str, steps: int) -> tuple[float, ...]:
+        return tuple(self.series.get((what, step), math.nan) for step in range(steps))
+
+    def _seen(self, what: str) -> list[float]:
+        """The values of a measure that there are, of any step."""
+        return [value for (name, _), value in self.series.items() if name == what]
 
 
 def _share(mask: Tensor) -> float:

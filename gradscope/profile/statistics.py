@@ -29,6 +29,7 @@ __all__ = [
     "pieces",
     "spread",
     "squares",
+    "subnormal",
     "surely_finite",
     "to_floats",
     "wide",
@@ -92,6 +93,17 @@ def nonfinite(x: Tensor) -> Tensor:
     for piece in pieces(x[None]):
         count += torch.isfinite(piece.to(wide(x))).logical_not_().sum()
     return count
+
+
+def subnormal(x: Tensor) -> tuple[Tensor, Tensor]:
+    """How many elements are not zero, and how many of these are below the type's normal numbers."""
+    x = x.detach()
+    nonzero, small = _scalar(x), _scalar(x)
+    for piece in pieces(x[None]):
+        size = piece.to(wide(x)).abs()
+        nonzero += (size > 0).sum()
+        small += ((size > 0) & (size < torch.finfo(x.dtype).tiny)).sum()
+    return nonzero, small
 
 
 def surely_finite(total: Tensor) -> bool:

@@ -34,6 +34,7 @@ __all__ = [
     "forward_sums",
     "gradient_numbers",
     "gradient_sums",
+    "in_units",
     "numbers",
     "saturated_sums",
     "unit_sums",
@@ -199,10 +200,10 @@ def unit_sums(
             # NaN is not positive, and says nothing of the unit's other elements.
             known = y.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
             highest, lowest = known.amax(dim=others), known.amin(dim=others)
-        sums["positive"] = _in_units((highest > 0).to(wide(y)), axis, place)
-        sums["nonpositive"] = _in_units((lowest <= 0).to(wide(y)), axis, place)
+        sums["positive"] = in_units((highest > 0).to(wide(y)), axis, place)
+        sums["nonpositive"] = in_units((lowest <= 0).to(wide(y)), axis, place)
     if magnitude:
-        sums["magnitude"] = _in_units(statistics.by_unit(y, axis, torch.abs), axis, place)
+        sums["magnitude"] = in_units(statistics.by_unit(y, axis, torch.abs), axis, place)
     return sums
 
 
@@ -221,10 +222,10 @@ def saturated_sums(z: Tensor, mask: Mask, order: list[int], axis: int, place: Pl
         others = [dim for dim in range(saturated.ndim) if dim != axis]
         count = count + saturated.sum(dim=others)
     assert isinstance(count, Tensor)
-    return {"saturated": _in_units(count.to(wide(z)), axis, place)}
+    return {"saturated": in_units(count.to(wide(z)), axis, place)}
 
 
-def _in_units(values: Tensor, axis: int, place: Place | None) -> Tensor:
+def in_units(values: Tensor, axis: int, place: Place | None) -> Tensor:
     """A number for each unit here, laid where these units lie among all."""
     if place is None or place.shard is None or place.shard.axis != axis:
         return values
@@ -239,11 +240,14 @@ def gradient_sums(gradient: Tensor, factor: float) -> Sums:
     wrong = torch.zeros_like(total)
     if not statistics.surely_finite(total):
         wrong = statistics.nonfinite(gradient)
-    return {
+    sums = {
         "count": torch.full_like(total, gradient.numel()),
         "squares": total * factor**2,
         "nonfinite": wrong,
     }
+    if torch.finfo(gradient.dtype).tiny > torch.finfo(torch.float32).tiny:
+        sums["nonzero"], sums["subnormal"] = statistics.subnormal(gradient)
+    return sums
 
 
 def numbers(sums: Sums) -> dict[str, Tensor]:
@@ -269,10 +273,13 @@ def numbers(sums: Sums) -> dict[str, Tensor]:
 
 def gradient_numbers(sums: Sums) -> dict[str, Tensor]:
     """As :func:`numbers`, of a gradient."""
-    return {
+    found = {
         "backward_rms": (sums["squares"] / sums["count"]).sqrt(),
         "backward_nonfinite": sums["nonfinite"],
     }
+    if "subnormal" in sums:
+        found["backward_subnormal"] = sums["subnormal"] / sums["nonzero"]
+    return found
 
 
 def feature_numbers(sums: Sums) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -20,20 +20,19 @@ from torch.utils.hooks import RemovableHandle
 
 from gradscope.batches import tensors_in
 from gradscope.checked import one_line
-from gradscope.profile import operators
+from gradscope.profile import first_input, operators, through_time
 from gradscope.profile.axes import Layout
 from gradscope.profile.calls import Calls
 from gradscope.profile.layout import Layouts
 from gradscope.profile.loss import LossCalls
-from gradscope.profile.operators import Call, Mask
+from gradscope.profile.operands import Noted, Operands
+from gradscope.profile.operators import Call
 from gradscope.profile.sharding import shard_made_local
 from gradscope.profile.site import Site, observable, recomputing
-from gradscope.profile.sums import Sums
+from gradscope.profile.through_time import Sequence
 from gradscope.records import Role
 
 __all__ = ["Measuring", "Watch", "unheard"]
-
-Noted = dict[str, Sums]
 
 
 class Measuring(Protocol):
@@ -41,16 +40,21 @@ class Measuring(Protocol):
 
     layouts: Layouts
     loss_calls: LossCalls
+    operands: Operands
     reached: set[str]
 
     def see_input(self, x: Tensor | None) -> None: ...
     def see_output(self, output: Any) -> None: ...
-    def note(self, z: Tensor, mask: Mask | None, *, scores: bool) -> Noted: ...
-    def note_fused(
-        self, name: str, query: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Noted: ...
     def see(
-        self, name: str, role: Role, operator: str, y: Tensor, *, dead_zone: bool, noted: Noted
+        self,
+        name: str,
+        role: Role,
+        operator: str,
+        y: Tensor,
+        *,
+        dead_zone: bool,
+        noted: Noted,
+        sequence: Sequence | None = None,
     ) -> Site | None: ...
     def site_of(self, y: Tensor) -> Site | None: ...
     def cannot_see(self, reason: str, name: str) -> None: ...
@@ -68,6 +72,7 @@ class _Frame:
         layers: whether functional layers inside it are sites of their own.
         inner: sites of the functions called directly in it.
         noted: what its input showed, handed from before it runs to after.
+        sequence: its input, where it is a fused recurrent layer.
     """
 
     name: str
@@ -77,6 +82,7 @@ class _Frame:
     layers: bool
     inner: list[Site] = field(default_factory=list)
     noted: Noted = field(default_factory=dict)
+    sequence: Sequence | None = None
 
 
 def unheard(hook: Callable[..., None]) -> Callable[..., None]:
@@ -162,7 +168,9 @@ class Watch:
                     if attends and operators.over_last_of_many(z, module.dim):
                         frame.role = Role.ATTENTION
                     scores = frame.role is Role.ATTENTION
-                    frame.noted = self._measuring.note(z, mask, scores=scores)
+                    frame.noted = self._measuring.operands.of_activation(z, mask, scores=scores)
+                if role is Role.LAYER:
+                    frame.noted = self._given(module, tensors_in((args, kwargs)))
             self._frames.append(frame)
 
         @unheard
@@ -183,6 +191,38 @@ class Watch:
             module.register_forward_pre_hook(before, with_kwargs=True),
             module.register_forward_hook(after, with_kwargs=True, always_call=True),
         ]
+        if isinstance(module, nn.RNNBase):
+            self._handles.append(module.register_forward_pre_hook(self._open, with_kwargs=True))
+
+    def _given(self, layer: nn.Module | str, tensors: Iterable[Tensor]) -> Noted:
+        """What a layer's input shows, where it is a real one."""
+        if self._measuring.operands.begun:
+            return {}
+        found = first_input.given(layer, tensors, self._layouts.is_weight)
+        if found is None or not found[0].ndim or not observable(found[0]):
+            return {}
+        return self._measuring.operands.of_layer(*found)
+
+    def _open(
+        self, module: nn.RNNBase, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Hands a recurrent layer an alias of its input, whose gradient it can be asked for."""
+        frame = self._frames[-1]
+        with torch._C.DisableTorchFunction(), self._harmless(frame.name):
+            x = args[0] if args else kwargs["input"]
+            frame.noted |= self._measuring.operands.of_recurrent(module, x)
+            why = through_time.obstacle(module, x)
+            if why:
+                self._measuring.cannot_see(why, frame.name)
+                return None
+            frame.sequence = through_time.opened(module, x)
+            if frame.sequence is not None:
+                alias = frame.sequence.alias
+                self._layouts.set(alias, self._layouts.of(x))
+                if args:
+                    return (alias, *args[1:]), kwargs
+                return args, kwargs | {"input": alias}
+        return None
 
     def _see_inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """What enters from outside is samples first, unless it came out of the model before."""
@@ -223,15 +263,23 @@ class Watch:
             return
         noted = frame.noted
         if isinstance(module, (nn.RNN, nn.RNNCell)):
-            noted = self._measuring.note(y, operators.saturated_output(module), scores=False)
+            mask = operators.saturated_output(module)
+            noted |= self._measuring.operands.of_activation(y, mask, scores=False)
         if isinstance(module, nn.RNNBase):
             self._measuring.cannot_see(
-                "its gates, its lower layers and its path through time are computed in one fused "
-                "call, which shows its output alone",
+                "its gates and its lower layers are computed in one fused call, which shows what "
+                "enters and leaves it alone",
                 frame.name,
             )
-        dead_zone = operators.dead_zone(module)
-        self._measuring.see(frame.name, role, kind.__name__, y, dead_zone=dead_zone, noted=noted)
+        self._measuring.see(
+            frame.name,
+            role,
+            kind.__name__,
+            y,
+            dead_zone=operators.dead_zone(module),
+            noted=noted,
+            sequence=frame.sequence,
+        )
 
     def _is_composed(self, frame: _Frame, y: Tensor) -> bool:
         """Whether it is a leaf that works an activation out of others, its parts."""
@@ -263,9 +311,12 @@ class Watch:
             if not observable(call.z) or recomputing():
                 return call, {}
             if call.operator == "scaled_dot_product_attention":
-                return call, self._measuring.note_fused(frame.name, call.z, args, kwargs)
+                operands = self._measuring.operands
+                return call, operands.of_fused_attention(frame.name, call.z, args, kwargs)
+            if call.role is Role.LAYER:
+                return call, self._given(call.operator, tensors_in((args, kwargs)))
             scores = call.role is Role.ATTENTION
-            return call, self._measuring.note(call.z, call.mask, scores=scores)
+            return call, self._measuring.operands.of_activation(call.z, call.mask, scores=scores)
         return None
 
     def after_call(

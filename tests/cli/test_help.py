@@ -129,9 +129,10 @@ def test_a_narrow_terminal_is_honoured(gradscope: Any, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(("command", "key"), [("rule", "GS999"), ("remedy", "magic")])
-def test_an_unknown_page_says_which_there_are(gradscope: Any, command: str, key: str) -> None:
+def test_an_unknown_page_names_the_nearest(gradscope: Any, command: str, key: str) -> None:
     run = gradscope(command, key)
     assert run.status == 2
     assert run.out == ""
-    assert run.err.startswith(f"gradscope: There is no {command} {key!r}; there are ")
+    assert run.err.startswith(f"gradscope: There is no {command} {key!r}; the nearest is ")
+    assert run.err.endswith(f", and 'gradscope {command}' lists all.\n")
     assert len(run.err.splitlines()) == 1

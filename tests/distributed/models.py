@@ -119,6 +119,32 @@ class Blemished(Blocks):
     """As it is; a number among its inputs is NaN."""
 
 
+class Twins(Blocks):
+    """Two units of the first block start alike, and what follows treats them alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        block = self.blocks[0]
+        with torch.no_grad():
+            block.up.weight[9], block.up.bias[9] = block.up.weight[2], block.up.bias[2]
+            block.down.weight[:, 9] = block.down.weight[:, 2]
+
+
+class Recurrent(nn.Module):
+    """An LSTM, read at the last step, and a GRU that goes through its outputs from both ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(16, 10, batch_first=True)
+        self.gru = nn.GRU(10, 6, bidirectional=True, batch_first=True)
+        self.head = nn.Linear(22, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.lstm(x)[0]
+        out: Tensor = self.head(torch.cat([x[:, -1], self.gru(x)[0].mean(dim=1)], dim=1))
+        return out
+
+
 class Transformer(nn.Module):
     """One attention and one MLP block over a short sequence."""
 
@@ -166,6 +192,8 @@ INPUTS: dict[type[nn.Module], tuple[int, ...]] = {
     Blocks: (12,),
     Collapsed: (12,),
     Blemished: (12,),
+    Twins: (12,),
+    Recurrent: (8, 16),
     Transformer: (8, 16),
     Mixture: (12,),
 }

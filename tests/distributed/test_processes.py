@@ -60,12 +60,16 @@ ON_TWO = (
     "ddp-adam",
     "ddp-checkpointed",
     "ddp-collapsed",
+    "ddp-recurrent",
+    "ddp-twins",
     "ddp-in-training",
     "fsdp-further-batches",
     "fsdp-in-training",
+    "fsdp-twins",
+    "tp-twins",
     "tp-nan",
 )
-ON_FOUR = ("fsdp-tp", "fsdp-tp-attention")
+ON_FOUR = ("fsdp-tp", "fsdp-tp-attention", "fsdp-tp-twins")
 SCENES = ("plain-on-rank-0", "one-sample-on-rank-1", "raised-on-rank-1", "raised-by-the-loss")
 STARTED = {2: (*ON_ANY, *ON_TWO, *SCENES), 4: (*ON_ANY, *ON_FOUR)}
 COMPARED = [(2, name) for name in (*ON_ANY, *ON_TWO)] + [(4, name) for name in STARTED[4]]

@@ -162,6 +162,8 @@ CASES: dict[str, Case] = {
         partial(models.Blocks, checkpointed=True), ddp, models.Blocks, models.Blocks
     ),
     "ddp-collapsed": Case(models.Collapsed, ddp, models.Collapsed),
+    "ddp-recurrent": Case(models.Recurrent, ddp, models.Recurrent),
+    "ddp-twins": Case(models.Twins, ddp, models.Twins, optimizer=torch.optim.Adam),
     "ddp-in-training": Case(
         models.Blocks,
         partial(in_training, partial(ddp, gradient_as_bucket_view=True)),
@@ -172,14 +174,17 @@ CASES: dict[str, Case] = {
     "fsdp-further-batches": Case(models.Blocks, fsdp, models.Blocks, batches=9),
     "fsdp-adam": Case(models.Blocks, fsdp, models.Blocks, optimizer=torch.optim.Adam),
     "fsdp-in-training": Case(models.Blocks, partial(in_training, fsdp), models.Blocks),
+    "fsdp-twins": Case(models.Twins, fsdp, models.Twins, optimizer=torch.optim.Adam),
     "tp": Case(models.Blocks, tensor_parallel, models.Blocks, replicas=0),
     "tp-attention": Case(models.Transformer, tensor_parallel, models.Transformer, replicas=0),
     "tp-adam": Case(
         models.Blocks, tensor_parallel, models.Blocks, replicas=0, optimizer=torch.optim.Adam
     ),
+    "tp-twins": Case(models.Twins, tensor_parallel, models.Twins, replicas=0),
     "tp-nan": Case(models.Blemished, tensor_parallel, models.Blemished, replicas=0),
     "tp-sequence": Case(models.Transformer, sequence_parallel, models.Transformer, replicas=0),
     "fsdp-tp": Case(models.Blocks, two_dimensional, models.Blocks, replicas=2),
+    "fsdp-tp-twins": Case(models.Twins, two_dimensional, models.Twins, replicas=2),
     "fsdp-tp-attention": Case(models.Transformer, two_dimensional, models.Transformer, replicas=2),
 }
 

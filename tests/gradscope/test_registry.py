@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gradscope import registry
-from gradscope.errors import GradscopeError, UsageError
+from gradscope.errors import PluginError, UsageError
 
 
 def test_rules_are_in_order_of_code_and_remedies_of_name() -> None:
@@ -21,42 +21,50 @@ def test_a_rule_is_found_by_code_or_name(key: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["GS2", "GS999", "", "relu"])
-def test_an_unknown_rule_lists_those_there_are(key: str) -> None:
-    with pytest.raises(UsageError, match=rf"no rule '{key}'; .*GS101 vanishing-gradient"):
+def test_an_unknown_rule_is_refused(key: str) -> None:
+    with pytest.raises(UsageError, match=rf"no rule '{key}'; .*'gradscope rule' lists all"):
+        registry.rule(key)
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [("ded-relu", "GS201 dead-relu"), ("GS1O1", "GS101 vanishing-gradient")],
+)
+def test_the_nearest_rule_is_named(key: str, nearest: str) -> None:
+    with pytest.raises(UsageError, match=f"the nearest is {nearest}"):
         registry.rule(key)
 
 
 def test_a_remedy_is_found_by_name() -> None:
     assert registry.remedy("Norm-Insertion").name == "norm-insertion"
-    with pytest.raises(UsageError, match=r"no remedy 'magic'; there are activation-swap"):
-        registry.remedy("magic")
+    with pytest.raises(UsageError, match=r"no remedy 'norm'; the nearest is norm-insertion"):
+        registry.remedy("norm")
 
 
-def codes(select: list[str] | None, ignore: list[str] | None = None) -> list[str]:
-    return [rule.code for rule in registry.chosen_rules(select, ignore)]
-
-
-def test_rules_are_chosen_by_code_name_and_prefix() -> None:
+def test_rules_are_meant_by_code_name_and_prefix() -> None:
     everything = list(registry.rules())
-    assert codes(None) == everything
-    assert codes(["GS2"]) == [code for code in everything if code.startswith("GS2")]
-    assert codes(["gs2"]) == codes(["GS2"])
-    assert codes(["dead-relu", "GS101"]) == ["GS101", "GS201"]
-    assert codes(["GS1", "GS101"]) == codes(["GS1"])
-    assert codes(None, ["GS1"]) == [code for code in everything if not code.startswith("GS1")]
-    assert codes(["GS1"], ["vanishing-gradient"]) == [c for c in codes(["GS1"]) if c != "GS101"]
-    assert codes(["GS"], ["GS"]) == []
+    assert registry.matching(["GS2"]) == {code for code in everything if code.startswith("GS2")}
+    assert registry.matching(["gs2"]) == registry.matching(["GS2"])
+    assert registry.matching(["dead-relu", "GS101"]) == {"GS101", "GS201"}
+    assert registry.matching(["GS1", "GS101"]) == registry.matching(["GS1"])
+    assert registry.matching("GS101") == {"GS101"}, "a word is one key, not its letters"
+    assert registry.matching([]) == set()
 
 
 @pytest.mark.parametrize("wrong", ["GS9", "vanishing", "", " "])
 def test_what_matches_no_rule_is_refused(wrong: str) -> None:
     with pytest.raises(UsageError, match="There is no rule"):
-        registry.chosen_rules([wrong])
-    with pytest.raises(UsageError, match="There is no rule"):
-        registry.chosen_rules(None, ["GS101", wrong])
+        registry.matching(["GS101", wrong])
+
+
+def test_what_explains_what_and_what_treats_it() -> None:
+    dead = registry.rule("GS201")
+    assert [rule.code for rule in registry.explaining("GS101") if rule is dead] == ["GS201"]
+    assert [code.code for code in registry.explained("GS201") if code.code == "GS101"] == ["GS101"]
+    assert "artificial-derivative" in [remedy.name for remedy in registry.treating("GS201")]
 
 
 def test_registering_twice_is_refused() -> None:
     rule = registry.rule("GS101")
-    with pytest.raises(GradscopeError, match=r"both have the code 'GS101'"):
+    with pytest.raises(PluginError, match=r"both have the code 'GS101'"):
         registry._unique([rule, rule], "code")

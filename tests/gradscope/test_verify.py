@@ -153,7 +153,7 @@ def test_improved_where_a_larger_learning_rate_does_the_same() -> None:
 
 
 def test_improved_where_the_finding_remains(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verdict_module, "_remaining", lambda findings, profiles: ("GS204",))
+    monkeypatch.setattr(verdict_module, "_remaining", lambda *_: ("GS204",))
     result = verified(sick(), NORM)
     assert result.verdict.status is Status.IMPROVED
     assert "GS204 is found after the repair" in result.verdict.reason

@@ -13,7 +13,7 @@ import pytest
 
 from gradscope.records import Finding, Invariant, Report, Severity, Skipped, Status, Verdict
 from gradscope.reports import view
-from gradscope.reports.nodes import Card, Document, Figure, Fold, Section, Tone
+from gradscope.reports.nodes import Card, Document, Figure, Fold, Items, Section, Tone
 from gradscope.reports.wording import number, percent, shortened, visible
 
 
@@ -170,6 +170,41 @@ def test_skipped_and_refused_are_always_there(demo: Report, healthy: Report) -> 
     assert healthy.profile is not None
     both = replace(healthy, skipped=(once,), profile=replace(healthy.profile, skipped=(once,)))
     assert list(strings(view(both))).count("x") == 1
+
+
+def test_rules_that_were_skipped_for_one_reason_share_a_line(healthy: Report) -> None:
+    def too_few(code: str, needed: int) -> Skipped:
+        return Skipped(code, f"8 steps were passed, {needed} are needed (--steps)")
+
+    skipped = (
+        too_few("GS301", 20),
+        Skipped("layer1.0", "the gates of 2 layers cannot be seen"),
+        too_few("GS501", 50),
+        Skipped("GS104", "no optimizer was given"),
+        too_few("GS503", 30),
+        Skipped("layer2.0", "the gates of 3 layers cannot be seen"),
+        Skipped("GS304", "version 2.9.0 at 1,000 has no optimizer"),
+        Skipped("GS305", "version 2.9.1 at 2,000 has no optimizer"),
+    )
+    (items,) = section(view(replace(healthy, skipped=skipped)), "Skipped and refused").blocks
+    assert isinstance(items, Items)
+    assert [(entry.term, entry.text) for entry in items.entries] == [
+        (
+            "3 rules",
+            "GS301, GS501 and GS503: 8 steps were passed, 20 to 50 are needed (--steps).",
+        ),
+        ("layer1.0", "The gates of 2 layers cannot be seen."),
+        ("GS104", "No optimizer was given."),
+        ("layer2.0", "The gates of 3 layers cannot be seen."),
+        ("GS304", "Version 2.9.0 at 1,000 has no optimizer."),
+        ("GS305", "Version 2.9.1 at 2,000 has no optimizer."),
+    ]
+
+
+def test_two_reasons_for_one_thing_are_both_said(healthy: Report) -> None:
+    skipped = (Skipped("data", "a"), Skipped("data", "b"))
+    shown = list(strings(section(view(replace(healthy, skipped=skipped)), "Skipped and refused")))
+    assert {"A.", "B."} <= set(shown)
 
 
 def test_the_signal_is_drawn_before_and_after(demo: Report) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from gradscope.records import ParameterProfile, Profile, SiteProfile
 from tests.zoo.families import Family
-from tests.zoo.reference import SERIES, Reference, Site
+from tests.zoo.reference import SERIES, WHERE_SEEN, Reference, Site
 
 RELATIVE = 1e-5
 """Both sides reduce the model's own float32 tensors in float64; gradients may be added in another
@@ -66,6 +66,8 @@ def compare(profile: Profile, reference: Reference, family: Family) -> Compariso
     held = Comparison(family.name)
     held.series("losses", profile.losses, reference.losses)
     held.series("input_variation", profile.input_variation, reference.input_variation)
+    held.series("output_variation", profile.output_variation, reference.output_variation)
+    compare_input(held, profile, reference)
     held.equal("batch_size", profile.batch_size, reference.batch_size)
     held.equal("reduction", profile.reduction, family.reduction)
     names = [site.name for site in profile.sites]
@@ -82,6 +84,14 @@ def compare(profile: Profile, reference: Reference, family: Family) -> Compariso
     return held
 
 
+def compare_input(held: Comparison, profile: Profile, reference: Reference) -> None:
+    given = profile.first_input
+    held.equal("first_input", None if given is None else given.site, reference.given_to)
+    if given is not None:
+        for key, expected in reference.first_input.items():
+            held.series(f"first_input {key}", getattr(given, key), expected)
+
+
 def compare_site(held: Comparison, got: SiteProfile, expected: Site, family: Family) -> None:
     for key in ("operator", "shape", "unit_axis", "dtype"):
         held.equal(f"{got.name} {key}", getattr(got, key), getattr(expected, key))
@@ -93,10 +103,18 @@ def compare_site(held: Comparison, got: SiteProfile, expected: Site, family: Fam
     hidden = any(fnmatchcase(got.name, pattern) for pattern in family.recomputed)
     held.equal(f"{got.name} branch", got.branch, expected.place.branch and not hidden)
     held.equal(f"{got.name} joins", got.joins, None if hidden else expected.place.joins)
-    for key in (*SERIES, "logit_peak", "entropy"):
+    for key in (*SERIES, *WHERE_SEEN):
         held.series(f"{got.name} {key}", getattr(got, key), expected.series[key])
     totals = expected.totals()
-    for key in ("observations", "dead", "always_positive", "saturated", "dormant", "zeros"):
+    for key in (
+        "observations",
+        "dead",
+        "always_positive",
+        "saturated",
+        "dormant",
+        "zeros",
+        "time_steps",
+    ):
         held.equal(f"{got.name} {key}", getattr(got, key), totals[key])
     held.near(f"{got.name} effective_rank", got.effective_rank, totals["effective_rank"])
 
@@ -104,7 +122,7 @@ def compare_site(held: Comparison, got: SiteProfile, expected: Site, family: Fam
 def compare_parameter(
     held: Comparison, got: ParameterProfile, expected: dict[str, Any], family: Family
 ) -> None:
-    for key in ("shape", "trainable", "reached", "nonfinite"):
+    for key in ("shape", "trainable", "reached", "nonfinite", "duplicate_rows", "symmetric_rows"):
         held.equal(f"{got.name} {key}", getattr(got, key), expected[key])
     held.near(f"{got.name} weight_norm", got.weight_norm, expected["weight_norm"])
     is_rounding = any(fnmatchcase(got.name, pattern) for pattern in family.rounding)

@@ -35,6 +35,27 @@ def half_dead() -> nn.Module:
     return model
 
 
+def alike() -> nn.Module:
+    """Of the rows of the first layer two are alike for good, two at first, and four are zero."""
+    model = nn.Sequential(nn.Linear(6, 11), nn.ReLU(), nn.Linear(11, 3))
+    first, last = model[0], model[2]
+    with torch.no_grad():
+        for one, other in ((3, 7), (1, 2), (8, 9)):
+            first.weight[other], first.bias[other] = first.weight[one], first.bias[one]
+            last.weight[:, other] = last.weight[:, one]
+        last.weight[:, 2] *= 2.0
+        first.weight[[5, 6, 8, 9]] = 0.0
+        first.bias[[5, 6]] = 0.0
+        first.bias[[8, 9]] = 1.0
+    return model
+
+
+def apart() -> list[tuple[Tensor, Tensor]]:
+    """Batches whose features differ in scale by orders of magnitude; one is always zero."""
+    scale = torch.tensor([1.0, 1e3, 0.0, 1e-2, 3.0, 10.0])
+    return [(x * scale, y) for x, y in pairs(6)()]
+
+
 class Zoo(nn.Module):
     """Many activations in parallel, each after a layer of its own."""
 
@@ -299,6 +320,8 @@ FAMILIES = (
     Family("until-enough-is-seen", lambda: nn.Sequential(nn.Conv1d(2, 3, 2), nn.ReLU(),
         nn.Flatten(), nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 3)),
         pairs(2, 5, samples=300, count=10), units_at_1=("[01]",)),
+    Family("rows-alike", alike, POINTS, optimizer=sgd),
+    Family("features-apart", lambda: mlp(nn.Tanh), apart),
     Family("half-dead", half_dead, pairs(6, samples=24)),
     Family("activation-zoo", Zoo, POINTS, shows=("acts.0", "acts.22")),
     Family("reused", Reused, POINTS, optimizer=sgd, shows=("again@1", "act@2")),

@@ -24,6 +24,32 @@ class Last(nn.Module):
         return self.head(self.recurrent(x.transpose(0, 1))[0][-1])
 
 
+class Stacked(nn.Module):
+    """Two recurrent modules, one on the outputs of the other, and a way around the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lower = nn.LSTM(4, 6, batch_first=True)
+        self.upper = nn.GRU(6, 3, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.lower(x)[0]
+        return self.head((h + self.upper(h)[0])[:, -1])
+
+
+class OfLengths(nn.Module):
+    """Sequences of several lengths, padded behind, each read at its own last step."""
+
+    def __init__(self, recurrent: nn.Module, width: int) -> None:
+        super().__init__()
+        self.recurrent, self.head = recurrent, nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        number = torch.arange(len(x))
+        return self.head(self.recurrent(x)[0][number, 2 + number % 5])
+
+
 class Cells(nn.Module):
     """A cell called once for each step of the sequence."""
 
@@ -85,6 +111,13 @@ FAMILIES = (
         SEQUENCES,
     ),
     Family("gru", lambda: Last(nn.GRU(4, 6, 2, batch_first=True), 6), SEQUENCES, optimizer=sgd),
+    Family("lstm-below-gru", Stacked, SEQUENCES, optimizer=adam),
+    Family("gru-of-lengths", lambda: OfLengths(nn.GRU(4, 6, batch_first=True), 6), SEQUENCES),
+    Family(
+        "rnn-of-lengths-bidirectional",
+        lambda: OfLengths(nn.RNN(4, 5, 2, batch_first=True, bidirectional=True), 10),
+        SEQUENCES,
+    ),
     Family("rnn-tanh", saturated_rnn, SEQUENCES),
     Family(
         "rnn-relu-sequence-first",

@@ -7,7 +7,7 @@ It knows gradscope's contract and none of its code. Three things it is told rath
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -17,7 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from tests.zoo.reference import statistics
-from tests.zoo.reference.capture import Capture, Seen, first_tensor, tensors
+from tests.zoo.reference.batches import call_model, part_of, samples_of
+from tests.zoo.reference.capture import Capture, Seen, tensors
+from tests.zoo.reference.entering import (
+    Rows,
+    measured_input,
+    returned_variation,
+    subnormal,
+    time_decay,
+)
 from tests.zoo.reference.feeding import fed_by_the_batch, seed_all
 from tests.zoo.reference.graph import Place, SiteGraph
 from tests.zoo.reference.patching import capturing, without_checkpoints
@@ -70,6 +78,7 @@ class Site:
     units: list[Array] = field(default_factory=list)
     slopes: list[Array] = field(default_factory=list)
     effective_rank: float | None = None
+    time_steps: int = 0
 
     def totals(self) -> Numbers:
         seen = np.concatenate(self.units, axis=1)
@@ -84,6 +93,7 @@ class Site:
             else None,
             "dormant": statistics.dormant(seen) if self.role == "activation" else None,
             "effective_rank": self.effective_rank,
+            "time_steps": self.time_steps,
         }
 
 
@@ -113,6 +123,9 @@ class Reference:
 
     losses: list[float] = field(default_factory=list)
     input_variation: list[float] = field(default_factory=list)
+    output_variation: list[float] = field(default_factory=list)
+    given_to: str | None = None
+    first_input: dict[str, list[float]] = field(default_factory=dict)
     sites: dict[str, Site] = field(default_factory=dict)
     parameters: dict[str, Numbers] = field(default_factory=dict)
     noise: Noise | None = None
@@ -128,29 +141,7 @@ SERIES = (
     "backward_nonfinite",
     "forward_peak",
 )
-
-
-def call_model(model: nn.Module, batch: Any) -> Any:
-    if isinstance(batch, Mapping):
-        return model(**batch)
-    return model(batch[0] if isinstance(batch, (tuple, list)) else batch)
-
-
-def samples_of(batch: Any) -> int:
-    first = first_tensor(batch)
-    assert first is not None
-    return len(first)
-
-
-def part_of(batch: Any, samples: int, part: slice) -> Any:
-    """The same samples of every tensor that has that many."""
-    if isinstance(batch, Tensor):
-        return batch[part] if batch.ndim and len(batch) == samples else batch
-    if isinstance(batch, Mapping):
-        return {key: part_of(value, samples, part) for key, value in batch.items()}
-    if isinstance(batch, (tuple, list)):
-        return type(batch)(part_of(value, samples, part) for value in batch)
-    return batch
+WHERE_SEEN = ("logit_peak", "entropy", "backward_subnormal", "time_decay")
 
 
 class Measuring:
@@ -186,7 +177,8 @@ class Measuring:
         with capturing(self.model) as capture:
             loss = self.step(self.model, batch)
         ys = [seen.y for seen in capture.sites]
-        wanted = [*ys, *parameters]
+        entered = [seen.entered for seen in capture.sites if seen.entered is not None]
+        wanted = [*ys, *parameters, *entered]
         gradients: dict[int, Tensor] = {}
         tracked = [i for i, t in enumerate(wanted) if t.requires_grad]
         found = torch.autograd.grad(loss, [wanted[i] for i in tracked], allow_unused=True)
@@ -198,6 +190,10 @@ class Measuring:
         inputs = capture.inputs or list(tensors(batch))  # a step may call the model's parts alone
         if inputs[0].is_floating_point():
             self.result.input_variation.append(statistics.variation(numbers(inputs[0])))
+        returned = returned_variation(capture.returned, samples_of(batch), statistics.variation)
+        if returned is not None:
+            self.result.output_variation.append(returned)
+        self.note_given(capture.sites[0])
         graph = SiteGraph(capture.sites, loss)
         fed = {i for i, seen in enumerate(capture.sites) if seen.name in self.fed}
         outputs = {id(t) for t in capture.outputs}
@@ -206,11 +202,25 @@ class Measuring:
             if seen.name not in self.result.sites:
                 place = graph.place(i, fed)
                 self.result.sites[seen.name] = self.begin(seen, place, id(seen.y) in outputs, step)
-            self.add(seen, self.result.sites[seen.name], gradients.get(i), scale)
+            site = self.result.sites[seen.name]
+            self.add(seen, site, gradients.get(i), scale)
+            site.time_steps = max(site.time_steps, seen.time_steps)
+            if seen.entered is not None:
+                i = next(i for i, x in enumerate(wanted) if x is seen.entered)
+                if i in gradients and site.time_steps > 1:
+                    site.series["time_decay"].append(time_decay(seen, gradients[i]))
         for site in self.result.sites.values():
             if len(site.series["forward_rms"]) == step:
                 self.absent(site)
         return [gradients.get(len(ys) + i) for i in range(len(parameters))]
+
+    def note_given(self, first: Seen) -> None:
+        """What the layer is given that the model begins with."""
+        found = measured_input(first)
+        if found is not None:
+            self.result.given_to = first.name
+            for key, value in found.items():
+                self.result.first_input.setdefault(key, []).append(value)
 
     def begin(self, seen: Seen, place: Place, is_output: bool, step: int) -> Site:
         x, axis = self.arranged(seen)
@@ -223,7 +233,7 @@ class Measuring:
             str(seen.y.dtype).removeprefix("torch."),
             is_output,
             place,
-            {key: [] for key in (*SERIES, "logit_peak", "entropy")},
+            {key: [] for key in (*SERIES, *WHERE_SEEN)},
             has_dead_zone=statistics.rectifies(seen),
             is_bounded=statistics.slopes(seen) is not None,
         )
@@ -246,6 +256,8 @@ class Measuring:
         series["forward_peak"].append(statistics.peak(x))
         g = None if gradient is None else numbers(gradient)
         series["backward_rms"].append(float("nan") if g is None else statistics.rms(g) * scale)
+        if gradient is not None and gradient.dtype == torch.float16:
+            series["backward_subnormal"].append(subnormal(gradient))
         series["backward_nonfinite"].append(0 if g is None else statistics.nonfinite(g))
         attention = statistics.attention(seen, self.fused)
         if attention is not None:
@@ -331,6 +343,7 @@ def measure(
         }
         for name, p in named.items()
     }
+    rows = {name: Rows(p) for name, p in named.items()}
     seed_all(seed)
     drawn = [batches[i % len(batches)] for i in range(steps)]
     for batch in drawn:
@@ -338,6 +351,7 @@ def measure(
         for (name, p), gradient in zip(named.items(), gradients, strict=True):
             norm = None if gradient is None else float(np.linalg.norm(numbers_of(gradient)))
             entries[name]["gradient_norm"].append(norm)
+            rows[name].compare(gradient)
             p.grad = gradient
         if optimizer is not None:
             old = {name: numbers_of(p).copy() for name, p in named.items()}
@@ -355,6 +369,8 @@ def measure(
         moved = optimizer is not None
         measuring.measure_noise(drawn[: min(NOISE, len(batches))], weights_moved=moved)
     for name, entry in entries.items():
+        entry["duplicate_rows"] = rows[name].duplicates
+        entry["symmetric_rows"] = rows[name].symmetric
         arrived = any(norm is not None for norm in entry["gradient_norm"])
         entry["reached"] = arrived or any(
             owner in measuring.called for owner in owners(model, named[name])
@@ -368,4 +384,4 @@ def numbers_of(value: Tensor) -> Array:
     return numbers(torch.view_as_real(value) if value.is_complex() else value)
 
 
-__all__ = ["Axes", "Capture", "Reference", "Site", "measure", "tensors"]
+__all__ = ["Axes", "Capture", "Reference", "Site", "call_model", "measure", "tensors"]

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import activation as activation_modules
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 # fmt: off
 ACTIVATIONS = (
@@ -47,7 +48,11 @@ NORMALISATION_MODULES = (
 
 @dataclass
 class Seen:
-    """One site in one pass: the tensor y, before anything could change it."""
+    """One site in one pass: the tensor y, before anything could change it.
+
+    ``given`` is the input of a layer, as it was; ``entered`` the copy of its input that a fused
+    recurrent layer got, which requires a gradient, and ``time_steps`` how long that is.
+    """
 
     name: str
     role: str
@@ -56,6 +61,9 @@ class Seen:
     module: nn.Module | None = None
     arguments: tuple[Any, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
+    given: Tensor | None = None
+    entered: Tensor | None = None
+    time_steps: int = 0
 
 
 @dataclass
@@ -66,6 +74,9 @@ class Frame:
     name: str | None
     functions: list[Seen] = field(default_factory=list)
     begun_at: int = 0
+    given: Tensor | None = None
+    entered: Tensor | None = None
+    time_steps: int = 0
 
 
 def first_tensor(value: Any) -> Tensor | None:
@@ -98,6 +109,12 @@ def with_first(value: Any, old: Tensor, new: Tensor) -> Any:
     return value
 
 
+def input_of(arguments: Any) -> Tensor | None:
+    """A copy of the first tensor that is no weight."""
+    first = next((t for t in tensors(arguments) if not isinstance(t, nn.Parameter)), None)
+    return None if first is None else first.detach().clone()
+
+
 def owns_parameters(module: nn.Module) -> bool:
     """Directly, or as what a parametrisation computes."""
     return "parametrizations" in module._modules or any(
@@ -125,6 +142,7 @@ class Capture:
         self.called: set[str] = set()
         self.inputs: list[Tensor] = []
         self.outputs: list[Tensor] = []
+        self.returned: list[Tensor] = []
         self._uses: Counter[str] = Counter()
         self._within = 0
         self._aliases: dict[int, tuple[Tensor, int, Tensor]] = {}
@@ -178,6 +196,10 @@ class Capture:
         if isinstance(module, ACTIVATION_MODULES):
             given = args or (kwargs["input"],)
             before = tuple(a.detach().clone() if isinstance(a, Tensor) else a for a in given)
+        if role == "layer":
+            frame.given = input_of([*args, *kwargs.values()])
+        if isinstance(module, nn.RNNBase):
+            args = (self._entering(frame, module, args[0]), *args[1:])
         self.stack.append(frame)
         try:
             output = forward(module, *args, **kwargs)
@@ -186,8 +208,20 @@ class Capture:
         if name is not None:
             output = self._left(frame, role, before, output)
         if module is self.model:
+            if not self.outputs:
+                self.returned = [t.detach().clone() for t in tensors(output)]
             self.outputs += [self.same(t if t._base is None else t._base) for t in tensors(output)]
         return output
+
+    def _entering(self, frame: Frame, module: nn.RNNBase, x: Any) -> Any:
+        if isinstance(x, PackedSequence):
+            frame.time_steps = len(pad_packed_sequence(x)[0])
+            return x
+        frame.time_steps = x.shape[1 if module.batch_first and x.ndim == 3 else 0]
+        frame.entered = x.clone()
+        if not x.requires_grad and any(p.requires_grad for p in module.parameters()):
+            frame.entered.requires_grad_(torch.is_grad_enabled())
+        return frame.entered
 
     def _left(self, frame: Frame, role: str | None, before: tuple[Any, ...], output: Any) -> Any:
         module = frame.module
@@ -204,7 +238,9 @@ class Capture:
         name = self._numbered(frame.name or "")
         # A parametrised module is of a class made for it, named after what it was.
         operator = type(module).__name__.removeprefix("Parametrized")
-        self.sites.append(Seen(name, role, operator, y, module, before))
+        seen = Seen(name, role, operator, y, module, before)
+        seen.given, seen.entered, seen.time_steps = frame.given, frame.entered, frame.time_steps
+        self.sites.append(seen)
         if y is not value:  # it is safe already: an operation in place, or seen before
             return output
         copy = y.clone()
@@ -232,6 +268,7 @@ class Capture:
         if self._within:
             return function(*args, **kwargs)
         before = tuple(a.detach().clone() if isinstance(a, Tensor) else a for a in args)
+        given = input_of([*args, *kwargs.values()])
         options = {k: v.detach().clone() if isinstance(v, Tensor) else v for k, v in kwargs.items()}
         self._within += 1
         try:
@@ -255,7 +292,7 @@ class Capture:
         key = f"{frame.name}::{name}"
         number = self._uses[key]
         self._uses[key] += 1
-        seen = Seen(f"{key}@{number}", role, name, y, None, before, options)
+        seen = Seen(f"{key}@{number}", role, name, y, None, before, options, given)
         self.sites.append(seen)
         frame.functions.append(seen)
         if value is not y:

@@ -1,0 +1,68 @@
+"""What was not done, and why: skips and refusals.
+
+Rules that were skipped for one reason share a line. A short scan skips every rule over time, and
+a line for each would bury what is said of the model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from gradscope.records import Refusal, Report, Skipped
+from gradscope.reports.nodes import Block, Entry, Items, Mark, Paragraph, Tone
+from gradscope.reports.wording import count, listed, sentence, shortened
+
+__all__ = ["undone"]
+
+_NAMES_SHOWN = 6
+_SKIPPED = Mark("–", "skipped", Tone.MUTED)
+_REFUSED = Mark("✗", "refused", Tone.WARN)
+_RULE = re.compile(r"[A-Z]+\d+\b")
+_NUMBER = re.compile(r"(?<!\S)(\d+(?:\.\d+)?(?:e[+-]?\d+)?)(?=[,;]?(?:\s|$))")
+
+
+def undone(report: Report) -> tuple[Block, ...]:
+    """All skips and refusals of a report, or that there are none."""
+    skipped: dict[Skipped, None] = dict.fromkeys(report.skipped)
+    if report.profile is not None:
+        skipped |= dict.fromkeys(report.profile.skipped)
+    refused: dict[Refusal, None] = dict.fromkeys(report.refusals)
+    if report.plan is not None:
+        refused |= dict.fromkeys(report.plan.refusals)
+    if not skipped and not refused:
+        return (Paragraph("Nothing was skipped, and no remedy was refused.", Tone.MUTED),)
+    return (Items((*_skips(skipped), *map(_refusal, refused))),)
+
+
+def _skips(skipped: Iterable[Skipped]) -> Iterator[Entry]:
+    groups: dict[object, list[Skipped]] = {}
+    for one in skipped:
+        # Of one kind are rules whose reasons differ in nothing but numbers.
+        kind = tuple(_NUMBER.split(one.reason)[::2]) if _RULE.match(one.what) else one
+        groups.setdefault(kind, []).append(one)
+    for group in groups.values():
+        reason = _joined([one.reason for one in group])
+        if len(group) == 1:
+            yield Entry(group[0].what, sentence(reason), _SKIPPED)
+        else:
+            names = listed([one.what for one in group])
+            yield Entry(count(len(group), "rule"), sentence(f"{names}: {reason}"), _SKIPPED)
+
+
+def _joined(reasons: Sequence[str]) -> str:
+    """Reasons of one kind as one, with the range of each number that differs."""
+    said = ""
+    for index, parts in enumerate(zip(*map(_NUMBER.split, reasons), strict=True)):
+        lowest, highest = parts[0], parts[0]
+        if index % 2:
+            lowest, highest = min(parts, key=float), max(parts, key=float)
+        said += lowest if lowest == highest else f"{lowest} to {highest}"
+    return said
+
+
+def _refusal(refusal: Refusal) -> Entry:
+    where = listed([shortened(name, 60) for name in refusal.sites[:_NAMES_SHOWN]])
+    more = len(refusal.sites) - _NAMES_SHOWN
+    at = f" (at {where}{f' and {more} more' if more > 0 else ''})" if where else ""
+    return Entry(refusal.remedy, sentence(refusal.reason) + at, _REFUSED)

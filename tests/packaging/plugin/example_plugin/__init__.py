@@ -1,0 +1,1 @@
+"""A rule and a remedy of another package."""

@@ -1,0 +1,143 @@
+"""Trains and profiles cases of the zoo in several processes; profiles can be kept on disk."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+import pickle
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from gradscope.diagnose import diagnose
+from gradscope.metric import evaluate
+from gradscope.pipeline import scan
+from gradscope.records import Finding, Profile, Severity
+from gradscope.trial import Arm, Running
+from tests.zoo.subjects import cases
+from tests.zoo.subjects.case import Case
+
+__all__ = ["Examined", "examine", "examine_all", "faults_of"]
+
+KEPT = Path("build/zoo-profiles")
+"""Where profiles are kept for another run; git ignores it."""
+
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What was seen of one case.
+
+    Attributes:
+        name: of the case.
+        profile: as ``gradscope scan`` makes it, of the trained model.
+        before, after: the case's metric (its loss without one) before and after its training; NaN
+            for a case that is not trained.
+        seconds: that all of it took.
+        published: what each reference rule set found; the error's text where it crashed.
+    """
+
+    name: str
+    profile: Profile
+    before: float
+    after: float
+    seconds: float
+    published: dict[str, list[str] | str]
+
+
+def examine(case: Case, *, published: bool = False) -> Examined:
+    """Builds the case's model, trains it, and scans it; with the reference rule sets if asked."""
+    start = time.perf_counter()
+    subject = case.build()
+    running = Running(subject, Arm("train"), SEED)
+    before = after = math.nan
+    if case.trained:
+        before = evaluate(subject, running.model)[1]
+        running.advance(case.trained)
+        after = evaluate(subject, running.model)[1]
+    model = running.model
+    profile = scan(
+        replace(subject, build_model=lambda: model), steps=case.steps, seed=SEED, select=()
+    ).profile
+    assert profile is not None
+    found: dict[str, list[str] | str] = {}
+    if published:
+        from tests.zoo.published import RULE_SETS
+        from tests.zoo.published.trace import record
+
+        trace = record(subject, case.steps, copy.deepcopy(model))
+        for name, rule_set in RULE_SETS.items():
+            try:
+                found[name] = rule_set(trace)
+            except Exception as error:  # somebody else's rules: a crash is a result
+                found[name] = f"{type(error).__name__}: {error}"
+    return Examined(case.name, profile, before, after, time.perf_counter() - start, found)
+
+
+def examine_all(
+    names: Iterable[str], *, jobs: int, published: bool = False, reuse: bool = False
+) -> Iterator[Examined]:
+    """Examines cases as they come and keeps what was seen.
+
+    Args:
+        names: of the cases.
+        jobs: processes.
+        published: whether the reference rule sets run, too.
+        reuse: take what an earlier run has kept where there is something.
+    """
+    names = list(names)
+    kept = {name: _kept(name) for name in names} if reuse else {}
+    missing = [
+        name
+        for name in names
+        if (seen := kept.get(name)) is None or (published and not seen.published)
+    ]
+    yield from (seen for name, seen in kept.items() if seen is not None and name not in missing)
+    if not missing:
+        return
+    KEPT.mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _on_one_thread) as pool:
+        for seen in pool.map(_examine_named, missing, [published] * len(missing)):
+            _place(seen.name).write_bytes(pickle.dumps(seen))
+            yield seen
+
+
+def faults_of(profile: Profile) -> list[Finding]:
+    """What is found of it, without what only informs."""
+    return [finding for finding in diagnose(profile) if finding.severity is not Severity.INFO]
+
+
+def _on_one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _examine_named(name: str, published: bool) -> Examined:
+    try:
+        return examine(cases()[name], published=published)
+    except Exception as error:
+        error.add_note(f"in the case {name}")
+        raise
+
+
+def _place(name: str) -> Path:
+    """A file for each case and each version of what a profile holds."""
+    version = zlib.crc32(Path(inspect.getfile(Profile)).read_bytes())
+    return KEPT / f"{name}-{version:08x}.pickle"
+
+
+def _kept(name: str) -> Examined | None:
+    """What an earlier run has kept."""
+    place = _place(name)
+    if not place.exists():
+        return None
+    seen = pickle.loads(place.read_bytes())
+    assert isinstance(seen, Examined)
+    return seen
