@@ -3,6 +3,7 @@
 # make check   format, lint, types, import layers, generated docs
 # make docs    writes the pages of rules and remedies from the code
 # make bench   the benchmarks
+# make score   how often the rules are right on the labelled subjects of the zoo
 # make clean   removes everything made here
 # Needs Python 3.11 or newer (PYTHON=python3.12 to choose), make, and a package index.
 
@@ -12,7 +13,7 @@ RUN_INSTALLED := .venv/installed-run
 DEV_INSTALLED := .venv/installed-dev
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check docs bench links clean
+.PHONY: demo test check docs bench score links clean
 
 demo: $(RUN_INSTALLED)
 	$(BIN)/gradscope demo
@@ -33,6 +34,9 @@ docs: $(DEV_INSTALLED)
 
 bench: $(DEV_INSTALLED)
 	set -e; for file in tests/benchmarks/bench_*.py; do $(BIN)/python "$$file"; done
+
+score: $(DEV_INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.zoo.score $(SCORE_ARGS)
 
 # What the repository's folders are called once installed, for mypy and import-linter.
 links:

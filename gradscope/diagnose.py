@@ -88,7 +88,7 @@ def _causes_first(items: list[Finding]) -> list[Finding]:
         explained = [item for item in ranked if item.cause == finding.code]
         return [finding, *(entry for item in explained for entry in with_symptoms(item))]
 
-    ranked = sorted(items, key=lambda item: (item.severity.rank, item.code))
+    ranked = sorted(items, key=lambda item: (item.severity.rank, item.since, item.code))
     trees = [with_symptoms(item) for item in ranked if item.cause is None]
     trees.sort(key=lambda tree: min(item.severity.rank for item in tree))
     return [item for tree in trees for item in tree]

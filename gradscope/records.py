@@ -259,6 +259,8 @@ class ParameterProfile:
         symmetric_rows: share of rows that equal another one before the first step, and in the
             gradient of every step to half of the type's digits: no training tells them apart. Rows
             of zeros count where their gradients are zero too; 0 where no gradient arrived.
+        row_spread: standard deviation of the norms of its rows over their mean, before the first
+            step (dimensionless); NaN for fewer than two dimensions and frozen parameters.
     """
 
     name: str
@@ -271,6 +273,7 @@ class ParameterProfile:
     update_ratio: tuple[float, ...]
     duplicate_rows: float = 0.0
     symmetric_rows: float = 0.0
+    row_spread: float = float("nan")
 
     @property
     def elements(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -179,6 +180,7 @@ class Parameters:
                     update_ratio=tuple(step[name] for step in self._updates),
                     duplicate_rows=0.0 if rows is None else rows.duplicates,
                     symmetric_rows=0.0 if rows is None else rows.symmetric,
+                    row_spread=math.nan if rows is None else rows.spread,
                 )
             )
         return tuple(profiles)

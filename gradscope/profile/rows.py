@@ -25,6 +25,9 @@ class Rows:
 
     Args:
         weight: before the first step; at least two dimensions.
+
+    Attributes:
+        spread: standard deviation of the rows' lengths over their mean; NaN where all are zero.
     """
 
     def __init__(self, weight: Tensor) -> None:
@@ -34,6 +37,7 @@ class Rows:
         groups = _divided(rows, key, length, None, 0.0)
         alike = _not_alone(groups)
         self._duplicates = int((alike & (length != 0)).sum())
+        self.spread = float(length.std(correction=0) / length.mean()) if self._count > 1 else 0.0
         # Only of the rows that still equal another one: their numbers, their groups, and whether
         # anything but zeros has been seen in them.
         self._index = alike.nonzero().squeeze(1)

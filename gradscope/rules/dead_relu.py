@@ -49,6 +49,12 @@ class DeadReLU(Rule[Limits]):
     samples gets no gradient, so nothing in training brings it back; a layer of dead units cuts
     everything before it off from learning.
 
+    What to do: see first whether the inputs (GS701), the weights (GS303) or the learning rate
+    (GS301) have driven the units there. Otherwise start biases at zero, take a lower learning rate
+    or a warm-up, put a normalisation before the ReLU, or use LeakyReLU, GELU or SiLU, which pass a
+    gradient below zero too. ``gradscope fix`` tries an artificial derivative that revives units
+    without changing the forward.
+
     ## When it is wrong
     Trained networks keep some units for rare inputs: show more data before you call them dead. A
     pruned network has dead units by intent.
@@ -61,7 +67,7 @@ class DeadReLU(Rule[Limits]):
     code = "GS201"
     name = "dead-relu"
     limits = Limits()
-    explained_by = ("GS401",)
+    explained_by = ("GS401", "GS701", "GS303", "GS301")
 
     def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
         candidates = [site for site in profile.sites if site.dead is not None]
@@ -133,5 +139,5 @@ def _by_chance(site: SiteProfile) -> float:
 
 def _cuts_off(profile: Profile, site: SiteProfile) -> bool:
     """Whether behind the site all samples look the same to the end."""
-    behind = profile.sites[site.index + 1 :]
+    behind = [each for each in profile.sites if each.index > site.index]
     return all(statistics.median(each.variation) < _SAME for each in behind)

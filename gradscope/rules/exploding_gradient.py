@@ -8,8 +8,14 @@ from dataclasses import dataclass
 from torch import nn
 
 from gradscope.records import Finding, Profile, Severity, Skipped
-from gradscope.rules import Rule, in_most_steps, limit
-from gradscope.rules.signal import backward_sites, first_over_last, ratio_evidence, typical
+from gradscope.rules import Rule, first_faulty, in_most_steps, limit
+from gradscope.rules.signal import (
+    backward_sites,
+    first_over_last,
+    ratio_evidence,
+    told,
+    typical,
+)
 from gradscope.rules.subjects import perceptron, random_subject
 from gradscope.subject import Subject
 
@@ -29,11 +35,19 @@ class ExplodingGradient(Rule[Limits]):
 
     ## What it does
     Compares dL/d(output) at the first and the last activation, as RMS per sample, summed in
-    squares over positions. It fires when the ratio is above the limit in at least 5 of 8 steps.
+    squares over positions. It fires when the ratio is above the limit in at least 5 of 8 steps,
+    the first that tells among them: a network that explodes does so from the start, and what
+    comes up after some updates is those updates' doing.
 
     ## Why it is bad
     The first layers' updates are larger than the last layers' by that factor: a learning rate that
     suits one end throws the other about, and the loss jumps or turns into NaN.
+
+    What to do: initialise the weights for their fan-in and activation (``nn.init.kaiming_normal_``
+    for ReLU, ``nn.init.xavier_normal_`` for tanh), insert normalisation, or scale residual
+    branches down (by one over the root of their number, or from zero). Clipping the gradient's
+    norm and a smaller learning rate keep such a network from diverging; they do not make its
+    first and last layers learn at one speed.
 
     ## When it is wrong
     Under Adam and its relatives the scale alone harms less, since each gradient is divided by its
@@ -50,6 +64,7 @@ class ExplodingGradient(Rule[Limits]):
     code = "GS102"
     name = "exploding-gradient"
     limits = Limits()
+    explained_by = ("GS701", "GS303", "GS206")
 
     def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
         sites = backward_sites(profile)
@@ -57,18 +72,22 @@ class ExplodingGradient(Rule[Limits]):
             return Skipped(self.code, "fewer than two sites received a gradient")
         first, last = sites[0], sites[-1]
         ratios = first_over_last(sites)
-        severe = in_most_steps(ratio > limits.error for ratio in ratios)
+        seen = told(ratios)
+        severe = in_most_steps(ratio > limits.error for ratio in seen)
         adaptive = profile.epsilon is not None
-        if not severe and (adaptive or not in_most_steps(r > limits.warning for r in ratios)):
+        if not severe and (adaptive or not in_most_steps(r > limits.warning for r in seen)):
             return None
-        ratio = statistics.median(ratios)
+        if not seen[0] > limits.warning:
+            return None
         bound = limits.error if severe else limits.warning
+        ratio = statistics.median(seen)
         return self.finding(
             Severity.ERROR if severe and not adaptive else Severity.WARNING,
             [site.name for site in sites if typical(site) > limits.warning * typical(last)],
             f"The backward signal at {last.name} has grown {ratio:.2g} times at {first.name} "
             f"(limit {bound:g}) after {len(sites) - 1} sites.",
             ratio_evidence(sites, ratio, bound, profile.source),
+            since=first_faulty(ratio > bound for ratio in ratios),
         )
 
     def bad(self) -> Subject:

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from gradscope.records import Finding, Measure, ParameterProfile, Profile, Severity, Skipped
+from gradscope.records import (
+    Finding,
+    Measure,
+    ParameterProfile,
+    Profile,
+    Role,
+    Severity,
+    SiteProfile,
+    Skipped,
+)
 from gradscope.rules import Rule, in_most_steps, limit
 from gradscope.rules.subjects import perceptron, random_subject
 from gradscope.subject import Subject
@@ -20,6 +32,9 @@ class Limits:
     parameters: float = limit(0, "parameters", "design: any")
 
 
+_WITH_WEIGHTS = (Role.LAYER, Role.NORMALISATION, Role.EMBEDDING)
+
+
 class NoGradient(Rule[Limits]):
     """A trainable parameter gets no gradient at all.
 
@@ -27,17 +42,30 @@ class NoGradient(Rule[Limits]):
     Lists the parameters that require a gradient, are used by a module that ran, and got none at
     any step, or exactly zero. Zero counts only where an optimizer makes updates, and not at a bias
     beside a weight that has a gradient: what is added to all outputs alike drops out of a loss on
-    their differences (ranking, critics).
+    their differences (ranking, critics). A model of which every parameter is frozen is found, too.
+
+    It is a remark only where, behind others that learn, the parameters make something that looks
+    set aside by intent: one of several outputs, what a single layer puts out, or a result that has
+    fewer axes than all that follows it. Such are a pooled summary that this task does not ask for,
+    the last residual layer of a network that sums up its skips, and a fixed table of positions.
 
     ## Why it is bad
     They cannot learn: they stay as they were initialised, or shrink under weight decay. The usual
-    reasons are a ``detach()`` or ``no_grad`` on the way to the loss, a forward result that is not
-    used, or a layer of dead units behind them.
+    reasons are a ``detach()``, ``no_grad``, ``.item()``, ``argmax`` or a step in numpy on the way
+    to the loss, a result that is overwritten or left out of the loss, or a layer of dead units
+    behind them.
+
+    What to do: follow what the first parameter named makes, from call to call, to the loss:
+    ``requires_grad`` of the results turns false where the graph is cut. Replace what cuts it by
+    torch's own functions; round or choose with a straight-through gradient
+    (``x + (rounded - x).detach()``); sample with ``rsample()``. Put the forgotten result into the
+    loss, or freeze the part with ``requires_grad_(False)`` if it is not to learn.
 
     ## When it is wrong
     Parameters of modules that did not run (experts that no sample was routed to, a head for
     another task) are not counted. A parameter that a schedule wakes later is reported although it
-    is meant so: freeze it until then with ``requires_grad_(False)``.
+    is meant so: freeze it until then. A part that is frozen by mistake cannot be told from one
+    that is frozen by intent, and is not reported.
 
     ## References
     PyTorch documentation, "Autograd mechanics".
@@ -46,17 +74,18 @@ class NoGradient(Rule[Limits]):
     code = "GS103"
     name = "no-gradient"
     limits = Limits()
-    explained_by = ("GS401", "GS201")
+    explained_by = ("GS401", "GS302", "GS303", "GS702", "GS201", "GS402", "GS703")
 
     def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
         counting = [index for index, loss in enumerate(profile.losses) if loss != 0]
         if not counting:
             return Skipped(self.code, "the loss is exactly zero, so there is nothing to learn")
-        eligible = [
-            parameter
-            for parameter in profile.parameters
-            if parameter.trainable and parameter.reached and parameter.elements
-        ]
+        used = [entry for entry in profile.parameters if entry.reached and entry.elements]
+        eligible = [entry for entry in used if entry.trainable]
+        if used and not eligible:
+            return self._found(
+                profile, limits, used, f"All {len(used)} parameters of the model are frozen."
+            )
         # Behind a gate that starts at zero (ReZero, LoRA) gradients are zero until the first
         # update; where there are no updates, only a gradient that does not exist is a fault.
         zero_counts = profile.optimizer is not None
@@ -72,14 +101,34 @@ class NoGradient(Rule[Limits]):
         ]
         if len(silent) <= limits.parameters:
             return None
+        aside = _set_aside(profile)
+        cut = [entry for entry in silent if _owner(entry) not in aside]
+        said = cut or silent
+        return self._found(
+            profile,
+            limits,
+            said,
+            f"{len(said)} of {len(eligible)} trainable parameters get no gradient, "
+            f"{said[0].name} first"
+            + ("." if cut else ": what they make looks set aside, and is not part of the loss."),
+            Severity.ERROR if cut else Severity.INFO,
+        )
+
+    def _found(
+        self,
+        profile: Profile,
+        limits: Limits,
+        parameters: Sequence[ParameterProfile],
+        message: str,
+        severity: Severity = Severity.ERROR,
+    ) -> Finding:
         return self.finding(
-            Severity.ERROR,
-            [parameter.name for parameter in silent],
-            f"{len(silent)} of {len(eligible)} trainable parameters get no gradient, "
-            f"{silent[0].name} first.",
+            severity,
+            [entry.name for entry in parameters],
+            message,
             {
                 "parameters without gradient": Measure(
-                    len(silent), limits.parameters, profile.source
+                    len(parameters), limits.parameters, profile.source
                 )
             },
         )
@@ -103,12 +152,43 @@ class _Detached(nn.Module):
         return self.head(features)  # type: ignore[no-any-return]
 
 
+def _owner(parameter: ParameterProfile) -> str:
+    return parameter.name.rpartition(".")[0]
+
+
+def _set_aside(profile: Profile) -> set[str]:
+    """Modules that no gradient reaches and that nothing which learns seems to be made of.
+
+    Some site before them learns, and they are a single layer; or they end in one of the model's
+    outputs, beside others that learn; or in something with fewer axes than every site that runs
+    later and learns: axes of tokens or pixels, once gone, hardly come back.
+    """
+    live = [site for site in profile.sites if not _unreached(site)]
+    outputs_learn = any(site.is_output for site in live)
+    aside: set[str] = set()
+    for reached, group in itertools.groupby(profile.sites, lambda site: not _unreached(site)):
+        run = list(group)
+        if reached or not live or live[0].index > run[0].index:
+            continue
+        later = [site for site in live if site.index > run[-1].index]
+        single = sum(site.role in _WITH_WEIGHTS for site in run) == 1
+        if single or (outputs_learn and any(site.is_output for site in run)):
+            aside |= {site.module for site in run}
+        aside |= {
+            site.module
+            for site in run
+            if later and all(len(each.shape) > len(site.shape) for each in later)
+        }
+    return aside
+
+
+def _unreached(site: SiteProfile) -> bool:
+    return all(math.isnan(value) for value in site.backward_rms)
+
+
 def _cancels(parameter: ParameterProfile, profile: Profile) -> bool:
     """Whether it is a bias that makes no difference to the loss, beside a weight that does."""
     if len(parameter.shape) != 1 or None in parameter.gradient_norm:
         return False
-    layer = parameter.name.rpartition(".")[0]
-    return any(
-        other.name.rpartition(".")[0] == layer and any(other.gradient_norm)
-        for other in profile.parameters
-    )
+    layer = _owner(parameter)
+    return any(_owner(other) == layer and any(other.gradient_norm) for other in profile.parameters)

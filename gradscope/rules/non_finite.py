@@ -9,6 +9,7 @@ from torch import nn
 
 from gradscope.records import Finding, Measure, Profile, Severity, Skipped
 from gradscope.rules import Rule, limit
+from gradscope.rules.loss import at_the_output
 from gradscope.rules.subjects import perceptron, random_subject
 from gradscope.subject import Subject
 
@@ -24,16 +25,23 @@ class NonFinite(Rule[Limits]):
     """NaN or infinity, and where it came up first.
 
     ## What it does
-    Looks for elements that are NaN or infinite: first in the weights, then in the outputs in
-    execution order, then in the loss, then in the gradients from the loss back. What it finds
-    first is where to look; everything behind it follows from it.
+    Looks for elements that are NaN or infinite: in the weights before the first step, then step by
+    step in the outputs in execution order, in the loss, and in the gradients from the loss back.
+    What it finds first is where to look; everything behind it follows from it.
 
     ## Why it is bad
     One such number makes every number that depends on it the same, within a step the whole model.
 
+    What to do: look at the operation at the first site named. A logarithm, a root or a division
+    needs a floor under its input (``x.clamp_min(1e-6).log()``), an exponential a ceiling; for
+    a softmax's logarithm take ``log_softmax``. Infinite gradients of finite outputs often come
+    from a root or a norm at exactly zero: add the floor inside the root. In float16, use
+    ``torch.amp.GradScaler`` or bfloat16. Where numbers grew over the steps before, lower the
+    learning rate.
+
     ## When it is wrong
     Masks filled with -inf are normal inside attention; they are seen only where they leave a
-    layer as its output.
+    layer as its output. GradScaler leaves out single steps whose gradients overflow, by intent.
 
     ## References
     IEEE 754; PyTorch documentation, ``torch.autograd.detect_anomaly``.
@@ -42,44 +50,65 @@ class NonFinite(Rule[Limits]):
     code = "GS401"
     name = "non-finite"
     limits = Limits()
-    # An explosion is told from finite numbers, so where both are found it came first.
-    explained_by = ("GS102",)
+    explained_by = ("GS701", "GS303", "GS402", "GS206", "GS102", "GS301", "GS503")
 
     def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
-        suspects = [
-            (
-                "weights",
-                [(parameter.name, parameter.nonfinite) for parameter in profile.parameters],
-            ),
-            ("outputs", [(site.name, max(site.forward_nonfinite)) for site in profile.sites]),
-            ("loss", [("loss", sum(not math.isfinite(value) for value in profile.losses))]),
-            (
-                "gradients",
-                [(site.name, max(site.backward_nonfinite)) for site in reversed(profile.sites)],
-            ),
-        ]
-        for what, counts in suspects:
-            faulty = [(name, count) for name, count in counts if count > limits.elements]
-            if faulty:
-                name, count = faulty[0]
-                return self.finding(
-                    Severity.ERROR,
-                    [name for name, _ in faulty],
-                    f"The {what} hold NaN or infinity"
-                    + (
-                        f", first at {name} ({count} elements)."
-                        if what != "loss"
-                        else f" in {count} of {profile.steps} steps."
-                    ),
-                    {f"non-finite {what}": Measure(count, limits.elements, profile.source)},
-                )
+        weights = [(entry.name, entry.nonfinite) for entry in profile.parameters]
+        found = _above(weights, limits.elements)
+        if found:
+            return self._found(profile, limits, "weights", found, 0)
+        for step, loss in enumerate(profile.losses):
+            outputs = [(site.name, site.forward_nonfinite[step]) for site in profile.sites]
+            gradients = [
+                (site.name, site.backward_nonfinite[step]) for site in reversed(profile.sites)
+            ]
+            gradients += [
+                (entry.name, int(not math.isfinite(entry.gradient_norm[step] or 0.0)))
+                for entry in profile.parameters
+            ]
+            for what, counts in (
+                ("outputs", outputs),
+                ("loss", [(_LOSS, int(not math.isfinite(loss)))]),
+                ("gradients", gradients),
+            ):
+                found = _above(counts, limits.elements)
+                if found:
+                    return self._found(profile, limits, what, found, step)
         return None
+
+    def _found(
+        self,
+        profile: Profile,
+        limits: Limits,
+        what: str,
+        found: list[tuple[str, int]],
+        step: int,
+    ) -> Finding:
+        name, count = found[0]
+        sites = at_the_output(profile) if name == _LOSS else [name for name, _ in found]
+        where = "" if name == _LOSS else f", first at {name}"
+        verb = "is" if name == _LOSS else "hold"
+        return self.finding(
+            Severity.ERROR,
+            sites,
+            f"At step {step} the {what} {verb} NaN or infinity{where}.",
+            {f"non-finite {what}": Measure(count, limits.elements, profile.source)},
+            since=step,
+        )
 
     def bad(self) -> Subject:
         return random_subject("the logarithm of a negative number", _Logarithm)
 
     def good(self) -> Subject:
         return random_subject("the same without it", lambda: perceptron(nn.ReLU, layers=2))
+
+
+# Stands for the loss among the names of sites.
+_LOSS = "loss"
+
+
+def _above(counts: list[tuple[str, int]], most: float) -> list[tuple[str, int]]:
+    return [(name, count) for name, count in counts if count > most]
 
 
 class _Logarithm(nn.Module):

@@ -6,13 +6,17 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from gradscope.records import Finding, Measure, Profile, Severity, Skipped
-from gradscope.rules import Rule, limit
+from gradscope.records import Finding, Measure, Profile, Severity, SiteProfile, Skipped
+from gradscope.rules import Rule, first_faulty, limit
 from gradscope.rules.subjects import perceptron, random_subject
 from gradscope.rules.units import seen_often_enough
 from gradscope.subject import Subject
 
 __all__ = ["Limits", "SaturatedActivation"]
+
+
+# Outputs of bounded activations that are this near to the size they end up with have settled.
+_SETTLED = 0.9
 
 
 @dataclass(frozen=True)
@@ -25,14 +29,22 @@ class SaturatedActivation(Rule[Limits]):
     """Bounded activations stuck in their flat parts.
 
     ## What it does
-    Sigmoid, tanh and their like are flat for large inputs. A unit counts as saturated where its
-    derivative is below 1 % of its largest possible value on at least 95 % of all samples and
-    positions. The rule fires when more than the limit of a site's units are. The model's own
-    output is left out: a confident prediction is meant to be extreme.
+    Sigmoid, tanh and their like squeeze any number into a fixed range: for inputs far from zero
+    their curve is flat, the output sits at one end of the range and hardly moves. There the
+    activation is saturated. A unit counts as saturated where its derivative is below 1 % of its
+    largest possible value on at least 95 % of all samples and positions. The rule fires when more
+    than the limit of a site's units are. The model's own output is left out: a confident prediction
+    is meant to be extreme.
 
     ## Why it is bad
     The derivative is a factor of every gradient that passes. A layer of saturated units passes
-    almost nothing, in either direction: its outputs hardly depend on its inputs any more.
+    almost nothing, in either direction: its outputs hardly depend on its inputs any more, and what
+    lies before it hardly learns.
+
+    What to do: see first whether the inputs (GS701), the weights (GS303) or the learning rate
+    (GS301) drive the units there, and mend that. Otherwise draw the weights with
+    ``torch.nn.init.xavier_normal_``, put a normalisation before the activation, or use ReLU, GELU
+    or SiLU, which are not flat on both sides.
 
     ## When it is wrong
     Gates that have learned to stay open or shut are saturated and right. Look at whether the
@@ -46,7 +58,7 @@ class SaturatedActivation(Rule[Limits]):
     code = "GS202"
     name = "saturated-activation"
     limits = Limits()
-    explained_by = ("GS401",)
+    explained_by = ("GS401", "GS701", "GS303", "GS301")
 
     def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
         candidates = [
@@ -68,6 +80,7 @@ class SaturatedActivation(Rule[Limits]):
             f"saturated (limit {limits.error:.0%}); {len(faulty)} of {len(seen)} bounded "
             "activations are affected.",
             {"saturated units, worst site": Measure(share, limits.error, profile.source)},
+            since=_since(worst),
         )
 
     def bad(self) -> Subject:
@@ -90,3 +103,11 @@ class SaturatedActivation(Rule[Limits]):
             "tanh layers with Xavier weights",
             lambda: perceptron(nn.Tanh, layers=3, initialise=initialise),
         )
+
+
+def _since(site: SiteProfile) -> int:
+    """The first step at which the outputs are about as large as at the end: near their bounds.
+
+    Shares of units are counted over all steps together.
+    """
+    return first_faulty(rms > _SETTLED * site.forward_rms[-1] for rms in site.forward_rms)

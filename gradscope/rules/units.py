@@ -14,12 +14,17 @@ def seen_often_enough(
 ) -> list[SiteProfile] | Skipped:
     """The sites whose units were seen on enough samples and positions to call them anything.
 
-    Gates are left out: they serve a larger activation, which is what is judged.
+    Gates are left out: they serve a larger activation, which is what is judged. So are sites whose
+    output was not finite at some step: NaN is on no side of zero.
 
     Returns:
         The sites, or why the rule of that code has to be skipped: there are some, and none was.
     """
-    candidates = [site for site in candidates if site.role is not Role.GATE]
+    candidates = [
+        site
+        for site in candidates
+        if site.role is not Role.GATE and not any(site.forward_nonfinite)
+    ]
     seen = [site for site in candidates if site.observations >= observations]
     if seen or not candidates:
         return seen

@@ -9,9 +9,24 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from gradscope.records import Finding, Measure, ParameterProfile, Profile, Severity, Skipped
-from gradscope.rules import Rule, in_most_steps, limit
-from gradscope.rules.signal import backward_sites, first_over_last, ratio_evidence, typical
+from gradscope.records import (
+    Finding,
+    Measure,
+    ParameterProfile,
+    Profile,
+    Severity,
+    SiteProfile,
+    Skipped,
+)
+from gradscope.rules import Rule, first_faulty, in_most_steps, limit
+from gradscope.rules.signal import (
+    backward_sites,
+    first_over_last,
+    ratio_evidence,
+    told,
+    trunk,
+    typical,
+)
 from gradscope.rules.subjects import perceptron, random_subject
 from gradscope.subject import Subject
 
@@ -37,12 +52,19 @@ class VanishingGradient(Rule[Limits]):
     ## What it does
     Compares dL/d(output) at the first and the last activation, as RMS per sample, summed in
     squares over positions so that pooling does not count as decay. It fires when the ratio is
-    below the limit in at least 5 of 8 steps.
+    below the limit in at least 5 of 8 steps, and no other site where inputs enter gets more: beside
+    a trunk that learns, the small gradient of a side input (the time in a diffusion model, a
+    label) is none that has vanished.
 
     ## Why it is bad
     Each layer's gradient is a product of all the factors behind it. When they are below one, the
     first layers get updates too small to matter: they stay random, and what they throw away no
     later layer can bring back.
+
+    What to do: where a bounded activation (sigmoid, tanh) stands in every layer, take ReLU, GELU or
+    SELU with the initialisation that goes with it (He, LeCun), insert normalisation between the
+    layers, or lead a skip connection around every two of them. If the forward must stay as it is,
+    train with an artificial derivative, which is what ``gradscope fix`` tries, or with Adam.
 
     ## When it is wrong
     Adam and its relatives divide each gradient by its own magnitude: its scale is no fault until
@@ -58,7 +80,10 @@ class VanishingGradient(Rule[Limits]):
     code = "GS101"
     name = "vanishing-gradient"
     limits = Limits()
-    explained_by = ("GS401", "GS201", "GS202", "GS204")
+    explained_by = (
+        *("GS401", "GS701", "GS302", "GS303", "GS702"),
+        *("GS201", "GS202", "GS204", "GS103"),
+    )
 
     def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
         sites = backward_sites(profile)
@@ -66,7 +91,9 @@ class VanishingGradient(Rule[Limits]):
             return Skipped(self.code, "fewer than two sites received a gradient")
         first, last = sites[0], sites[-1]
         ratios = first_over_last(sites)
-        if not in_most_steps(ratio < limits.warning for ratio in ratios):
+        if not in_most_steps(ratio < limits.warning for ratio in told(ratios)):
+            return None
+        if _reaches_beside(profile, first, limits.warning * typical(last)):
             return None
         evidence: dict[str, Measure] = {}
         if profile.epsilon is not None:
@@ -77,8 +104,8 @@ class VanishingGradient(Rule[Limits]):
             evidence["gradient RMS of the weights nearest the input"] = Measure(
                 scale, floor, profile.source
             )
-        ratio = statistics.median(ratios)
-        severe = in_most_steps(value < limits.error for value in ratios)
+        ratio = statistics.median(told(ratios))
+        severe = in_most_steps(value < limits.error for value in told(ratios))
         bound = limits.error if severe else limits.warning
         evidence |= ratio_evidence(sites, ratio, bound, profile.source)
         return self.finding(
@@ -87,6 +114,7 @@ class VanishingGradient(Rule[Limits]):
             f"Of the backward signal at {last.name}, {ratio:.2g} is left at {first.name} "
             f"(limit {bound:g}) after {len(sites) - 1} sites.",
             evidence,
+            since=first_faulty(ratio < limits.warning for ratio in ratios),
         )
 
     def bad(self) -> Subject:
@@ -108,6 +136,18 @@ class VanishingGradient(Rule[Limits]):
                 initialise=lambda layer: nn.init.kaiming_normal_(layer.weight),
             ),
         )
+
+
+def _reaches_beside(profile: Profile, first: SiteProfile, enough: float) -> bool:
+    """Whether another site as near to an input as ``first`` gets that much of the signal.
+
+    Of a module that is used again and again, as over time, its first use counts.
+    """
+    return any(
+        site.depth <= first.depth and typical(site) >= enough
+        for site in trunk(profile)
+        if site.name.partition("@")[2] in ("", "0")
+    )
 
 
 def _gradient_rms(parameters: Sequence[ParameterProfile]) -> float:

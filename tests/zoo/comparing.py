@@ -125,6 +125,7 @@ def compare_parameter(
     for key in ("shape", "trainable", "reached", "nonfinite", "duplicate_rows", "symmetric_rows"):
         held.equal(f"{got.name} {key}", getattr(got, key), expected[key])
     held.near(f"{got.name} weight_norm", got.weight_norm, expected["weight_norm"])
+    held.near(f"{got.name} row_spread", got.row_spread, expected["row_spread"], 1.0)
     is_rounding = any(fnmatchcase(got.name, pattern) for pattern in family.rounding)
     scale = 1.0 if is_rounding else 0.0
     held.series(f"{got.name} gradient_norm", got.gradient_norm, expected["gradient_norm"], scale)

@@ -21,6 +21,7 @@ from gradscope.metric import evaluate
 from gradscope.pipeline import scan
 from gradscope.records import Finding, Profile, Severity
 from gradscope.trial import Arm, Running
+from tests.zoo.published import RULE_SETS, Trace, record
 from tests.zoo.subjects import cases
 from tests.zoo.subjects.case import Case
 
@@ -30,6 +31,9 @@ KEPT = Path("build/zoo-profiles")
 """Where profiles are kept for another run; git ignores it."""
 
 SEED = 0
+
+PUBLISHED_STEPS = 24
+"""That the reference rule sets see at least: their rules over time say nothing on our eight."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Examined:
         profile: as ``gradscope scan`` makes it, of the trained model.
         before, after: the case's metric (its loss without one) before and after its training; NaN
             for a case that is not trained.
-        seconds: that all of it took.
+        seconds: of the processor, for all of it.
         published: what each reference rule set found; the error's text where it crashed.
     """
 
@@ -55,7 +59,7 @@ class Examined:
 
 def examine(case: Case, *, published: bool = False) -> Examined:
     """Builds the case's model, trains it, and scans it; with the reference rule sets if asked."""
-    start = time.perf_counter()
+    start = time.process_time()
     subject = case.build()
     running = Running(subject, Arm("train"), SEED)
     before = after = math.nan
@@ -70,28 +74,33 @@ def examine(case: Case, *, published: bool = False) -> Examined:
     assert profile is not None
     found: dict[str, list[str] | str] = {}
     if published:
-        from tests.zoo.published import RULE_SETS
-        from tests.zoo.published.trace import record
-
-        trace = record(subject, case.steps, copy.deepcopy(model))
+        trace: Trace | None = None
+        steps = max(case.steps, PUBLISHED_STEPS)
         for name, rule_set in RULE_SETS.items():
             try:
+                trace = trace or record(subject, steps, copy.deepcopy(model), SEED)
                 found[name] = rule_set(trace)
-            except Exception as error:  # somebody else's rules: a crash is a result
+            except Exception as error:  # a crash is a result
                 found[name] = f"{type(error).__name__}: {error}"
-    return Examined(case.name, profile, before, after, time.perf_counter() - start, found)
+    return Examined(case.name, profile, before, after, time.process_time() - start, found)
 
 
 def examine_all(
-    names: Iterable[str], *, jobs: int, published: bool = False, reuse: bool = False
+    names: Iterable[str],
+    *,
+    jobs: int,
+    published: bool = False,
+    keep: bool = False,
+    reuse: bool = False,
 ) -> Iterator[Examined]:
-    """Examines cases as they come and keeps what was seen.
+    """Examines cases.
 
     Args:
         names: of the cases.
         jobs: processes.
         published: whether the reference rule sets run, too.
-        reuse: take what an earlier run has kept where there is something.
+        keep: whether what is seen is written down for another run.
+        reuse: whether what an earlier run has written down is taken instead.
     """
     names = list(names)
     kept = {name: _kept(name) for name in names} if reuse else {}
@@ -103,10 +112,12 @@ def examine_all(
     yield from (seen for name, seen in kept.items() if seen is not None and name not in missing)
     if not missing:
         return
-    KEPT.mkdir(parents=True, exist_ok=True)
+    if keep:
+        KEPT.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(jobs, get_context("spawn"), _on_one_thread) as pool:
         for seen in pool.map(_examine_named, missing, [published] * len(missing)):
-            _place(seen.name).write_bytes(pickle.dumps(seen))
+            if keep:
+                _place(seen.name).write_bytes(pickle.dumps(seen))
             yield seen
 
 

@@ -28,7 +28,7 @@ DECADES = 9
 """How far a limit is moved up and down."""
 
 PER_DECADE = 3
-"""Steps in which it is moved; a rule that flips and flips back within one looks as if it did not."""
+"""Steps in which it is moved; what flips and flips back within one of them is not seen."""
 
 HALVINGS = 10
 """Of the last step: they find the value to within 0.1 %."""
@@ -146,7 +146,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--reuse", action="store_true", help="profiles of an earlier run")
     options = parser.parse_args(arguments)
     rules = [registry.rules()[code] for code in sorted(registry.matching(options.codes or ["GS"]))]
-    seen = examine_all(chosen(options.half, options.only), jobs=options.jobs, reuse=options.reuse)
+    seen = examine_all(
+        chosen(options.half, options.only), jobs=options.jobs, keep=True, reuse=options.reuse
+    )
     profiles = {entry.name: entry.profile for entry in seen}
     for rule in rules:
         for name, value, unit, _ in describe_limits(rule.limits):

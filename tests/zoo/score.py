@@ -42,6 +42,10 @@ class Diagnosed:
     def codes(self) -> frozenset[str]:
         return frozenset(finding.code for finding in self.findings)
 
+    def of(self, rules: str) -> list[str] | str:
+        """What a set of rules found: ours, or another tool's; the error's text where it crashed."""
+        return self.published[rules] if rules in self.published else sorted(self.codes)
+
     @property
     def missed(self) -> frozenset[str]:
         return self.case.must - self.codes
@@ -49,11 +53,7 @@ class Diagnosed:
     @property
     def false(self) -> list[Finding]:
         """What was found and is not true of the case."""
-        return [
-            finding
-            for finding in self.findings
-            if finding.code not in self.case.must | self.case.may
-        ]
+        return [finding for finding in self.findings if finding.code not in self.case.true]
 
     @property
     def first(self) -> Finding | None:
@@ -122,8 +122,7 @@ def chosen(half: str, only: str = "*") -> list[str]:
     return [
         case.name
         for case in cases().values()
-        if fnmatchcase(case.name, only)
-        and (half == "all" or case.architecture in HALVES[half])
+        if fnmatchcase(case.name, only) and (half == "all" or case.architecture in HALVES[half])
     ]
 
 
@@ -159,40 +158,25 @@ def fraction(part: int, whole: int) -> str:
 
 
 def print_rates(result: Score) -> None:
-    healthy, faulty = result.healthy, result.faulty
-    print(f"\n{len(healthy)} healthy and {len(faulty)} faulty subjects")
-    print(f"{'rule set':24}{'recall':>9}{'precision':>11}{'false alarms':>14}{'crashes':>9}")
-    print_row("gradscope", result.recall, result.precision, result.false_alarms, 0)
-    print(f"first finding is the cause: {result.causes_first:.1%}")
-    alarmed = sum(bool(entry.findings) for entry in faulty)
-    false = sum(bool(entry.findings) for entry in healthy)
-    print("\nwith any finding on a faulty subject counted as found:")
-    print_row(
-        "gradscope",
-        share(alarmed, len(faulty)),
-        share(alarmed, alarmed + false),
-        share(false, len(healthy)),
-        0,
-    )
-    for name in dict.fromkeys(name for entry in result.diagnosed for name in entry.published):
-        print_published(result, name)
-
-
-def print_published(result: Score, name: str) -> None:
-    alarmed = sum(isinstance(found := entry.published[name], list) and bool(found) for entry in result.faulty)
-    false = sum(isinstance(found := entry.published[name], list) and bool(found) for entry in result.healthy)
-    crashes = sum(isinstance(entry.published[name], str) for entry in result.diagnosed)
-    print_row(
-        name,
-        share(alarmed, len(result.faulty)),
-        share(alarmed, alarmed + false),
-        share(false, len(result.healthy)),
-        crashes,
-    )
-
-
-def print_row(name: str, recall: float, precision: float, alarms: float, crashes: int) -> None:
-    print(f"{name:24}{recall:>9.1%}{precision:>11.1%}{alarms:>14.1%}{crashes:>9}")
+    print(f"\n{len(result.healthy)} healthy and {len(result.faulty)} faulty subjects")
+    print(f"recall {result.recall:.1%}, precision {result.precision:.1%}")
+    print(f"the first finding is the cause in {result.causes_first:.1%}")
+    print("\nwith any finding on a faulty subject counted as right:")
+    print(f"{'rules':24}{'recall':>9}{'precision':>11}{'false alarms':>14}{'crashes':>9}")
+    names = dict.fromkeys(name for entry in result.diagnosed for name in entry.published)
+    for name in ("gradscope", *names):
+        faulty, healthy = (
+            [entry.of(name) for entry in entries] for entries in (result.faulty, result.healthy)
+        )
+        found, false = (
+            sum(isinstance(codes, list) and bool(codes) for codes in side)
+            for side in (faulty, healthy)
+        )
+        print(
+            f"{name:24}{share(found, len(faulty)):>9.1%}{share(found, found + false):>11.1%}"
+            f"{share(false, len(healthy)):>14.1%}"
+            f"{sum(isinstance(codes, str) for codes in faulty + healthy):>9}"
+        )
 
 
 def print_faults(result: Score) -> None:
@@ -228,7 +212,13 @@ def main() -> None:
     options = parser.parse_args()
     names = chosen(options.half, options.only)
     result = score(
-        examine_all(names, jobs=options.jobs, published=not options.ours, reuse=options.reuse)
+        examine_all(
+            names,
+            jobs=options.jobs,
+            published=not options.ours,
+            keep=True,
+            reuse=options.reuse,
+        )
     )
     print_rules(result)
     print_rates(result)

@@ -371,6 +371,7 @@ def measure(
     for name, entry in entries.items():
         entry["duplicate_rows"] = rows[name].duplicates
         entry["symmetric_rows"] = rows[name].symmetric
+        entry["row_spread"] = rows[name].spread
         arrived = any(norm is not None for norm in entry["gradient_norm"])
         entry["reached"] = arrived or any(
             owner in measuring.called for owner in owners(model, named[name])

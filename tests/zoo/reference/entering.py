@@ -76,10 +76,13 @@ class Rows:
 
     def __init__(self, weight: nn.Parameter) -> None:
         self.pairs: set[tuple[int, int]] = set()
-        self.duplicates, self.arrived = 0.0, False
+        self.duplicates, self.arrived, self.spread = 0.0, False, float("nan")
         if not weight.requires_grad or weight.ndim < 2 or weight[0].numel() < 2:
             return
         self.rows = flat(weight).copy()
+        lengths = np.linalg.norm(self.rows, axis=1)
+        with np.errstate(invalid="ignore"):
+            self.spread = float(lengths.std() / lengths.mean()) if len(lengths) > 1 else 0.0
         known: dict[bytes, list[int]] = {}
         for i, row in enumerate(self.rows):
             if np.isfinite(row).all():

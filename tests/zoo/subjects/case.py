@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gradscope.subject import Subject
+from tests.zoo.subjects.consequences import CONSEQUENCES
 
 __all__ = ["Case"]
 
@@ -21,7 +22,7 @@ class Case:
         mistake: what somebody did wrong, in a few words; empty for a healthy subject.
         cause: the code that has to be found first; None for a healthy subject.
         must: all codes that have to be found, the cause included.
-        may: codes that may be found beside them: they are true as well.
+        may: codes that may be found beside them and beside their consequences: they are true too.
         trained: how many steps the subject is trained before it is scanned.
         steps: of the scan.
     """
@@ -35,6 +36,12 @@ class Case:
     may: frozenset[str] = frozenset()
     trained: int = 0
     steps: int = 8
+
+    @property
+    def true(self) -> frozenset[str]:
+        """All codes that are true of the subject."""
+        consequences = (CONSEQUENCES.get(code, frozenset()) for code in self.must)
+        return self.must.union(self.may, *consequences)
 
     @property
     def healthy(self) -> bool:

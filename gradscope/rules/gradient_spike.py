@@ -1,0 +1,137 @@
+"""GS104: the gradient of single steps is many times larger than before."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gradscope.records import Finding, Measure, Profile, Severity, Skipped
+from gradscope.rules import Rule, first_faulty, limit
+from gradscope.rules.gradients import norms
+from gradscope.rules.subjects import perceptron
+from gradscope.subject import Subject
+
+__all__ = ["GradientSpike", "Limits"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    spike: float = limit(10.0, "times the median of the steps before", "design")
+    before: float = limit(5, "steps", "a median that two odd steps do not sway")
+
+
+class GradientSpike(Rule[Limits]):
+    """The gradient of single steps is many times larger than before.
+
+    ## What it does
+    Takes at each step the norm of the gradient of all parameters together, before any clipping, and
+    divides it by the median over the steps before. It fires where a step is above the limit.
+
+    ## Why it is bad
+    One step with a gradient ten times as long moves the weights as far as ten others, in a
+    direction that one batch has given, and can undo what thousands of steps have learned. Adam
+    then divides by that gradient for as long as its second moment remembers it, a thousand steps
+    by default, and hardly moves meanwhile.
+
+    What to do: look at the batch of that step first: corrupt targets, an outlier without limit,
+    an empty sequence that something is divided by. Where the data are right, clip the gradient's
+    norm (``torch.nn.utils.clip_grad_norm_``) at a few times its median, use a loss that grows
+    less than quadratically (``nn.HuberLoss``), or lower the learning rate.
+
+    ## When it is wrong
+    In reinforcement learning and where rare events carry the loss, single large gradients are the
+    signal. A gradient that grows because the training comes apart is called a spike too: look
+    whether the learning rate is found as well.
+
+    ## References
+    Pascanu, Mikolov, Bengio 2013 (On the difficulty of training recurrent neural networks);
+    Chowdhery et al. 2022 (PaLM), section 5.1; Brock et al. 2021 (High-performance large-scale
+    image recognition without normalization).
+    """
+
+    code = "GS104"
+    name = "gradient-spike"
+    limits = Limits()
+    explained_by = ("GS401", "GS701", "GS303", "GS206", "GS102", "GS301")
+
+    def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
+        if skipped := self.too_few(profile, limits.before + 1):
+            return skipped
+        whole = norms(profile)
+        ratios = [
+            _over_typical(value, whole[:step]) if step >= limits.before else math.nan
+            for step, value in enumerate(whole)
+        ]
+        spikes = [step for step, ratio in enumerate(ratios) if ratio > limits.spike]
+        if not spikes:
+            return None
+        worst = max(spikes, key=lambda step: ratios[step])
+        return self.finding(
+            Severity.WARNING,
+            _largest_at(profile, worst),
+            f"At step {worst} the gradient is {ratios[worst]:.3g} times as large as in the median "
+            f"of the steps before (limit {limits.spike:g}); {len(spikes)} of {profile.steps} steps "
+            "are above the limit.",
+            {
+                "gradient norm over the median before, worst step": Measure(
+                    ratios[worst], limits.spike, profile.source
+                ),
+                "steps above the limit": Measure(len(spikes), None, profile.source),
+            },
+            since=first_faulty(ratio > limits.spike for ratio in ratios),
+        )
+
+    def bad(self) -> Subject:
+        return _regression(corrupt=6)
+
+    def good(self) -> Subject:
+        return _regression(corrupt=None)
+
+
+def _over_typical(value: float, before: list[float]) -> float:
+    """NaN where there is nothing to compare with: no gradient so far, or none that is finite."""
+    finite = [norm for norm in before if math.isfinite(norm)]
+    typical = statistics.median(finite) if finite else 0.0
+    return value / typical if typical > 0 and math.isfinite(value) else math.nan
+
+
+def _largest_at(profile: Profile, step: int) -> tuple[str, ...]:
+    """The parameter that has most of the gradient at that step."""
+    largest = max(profile.parameters, key=lambda entry: entry.gradient_norm[step] or 0.0)
+    return (largest.name,)
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """Batches for a regression, in one of which a target may be 1000."""
+
+    corrupt: int | None
+    batches: int = 40
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        generator = torch.Generator().manual_seed(1)
+        weights = torch.randn(32, 1, generator=generator) / math.sqrt(32)
+        for number in range(self.batches):
+            inputs = torch.randn(64, 32, generator=generator)
+            targets = inputs @ weights
+            if number == self.corrupt:
+                targets[0] = 1000.0
+            yield inputs, targets
+
+
+def _regression(corrupt: int | None) -> Subject:
+    def step(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return nn.functional.mse_loss(model(batch[0]), batch[1])
+
+    return Subject(
+        name="a regression" if corrupt is None else "a regression on a target of 1000",
+        build_model=lambda: perceptron(nn.ReLU, layers=2, classes=1),
+        build_data=lambda: _Numbers(corrupt),
+        step=step,
+        build_optimizer=lambda parameters: torch.optim.Adam(parameters, lr=1e-3),
+    )

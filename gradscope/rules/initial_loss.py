@@ -1,0 +1,110 @@
+"""GS504: before the first update the loss is far above that of a guess."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass
+
+from torch import nn
+
+from gradscope.records import Finding, Measure, Profile, Severity, Skipped, Source
+from gradscope.rules import Rule, limit
+from gradscope.rules.loss import at_the_output
+from gradscope.rules.subjects import perceptron, random_subject
+from gradscope.rules.weight_scale import as_drawn
+from gradscope.subject import Subject
+
+__all__ = ["InitialLoss", "Limits"]
+
+# Of ``bad()`` and ``good()``.
+_CLASSES = 10
+
+
+@dataclass(frozen=True)
+class Limits:
+    factor: float = limit(2.0, "times the loss of a guess", "design: off by more than 100 %")
+    learned: float = limit(0.95, "times the loss of a guess", "below it something was learned")
+    steps: float = limit(8, "steps", "measured: what learns at all then has learned by then")
+    samples: float = limit(8, "samples", "of fewer, one that is hard for a trained model decides")
+
+
+class InitialLoss(Rule[Limits]):
+    """Before the first update the loss is far above that of a guess.
+
+    ## What it does
+    Compares the loss of the first batch, which no update has touched yet, with that of a
+    prediction that favours nothing: ln C for C classes, ln 2 for yes or no. It fires above twice
+    that, unless the first eight steps bring it below that of a guess. Of batches of fewer than
+    eight samples it takes the mean over as many as make eight. Only losses that are a plain mean
+    of ``cross_entropy``, ``nll_loss`` or one of the binary cross entropies can be held against a
+    guess; others are not looked at.
+
+    ## Why it is bad
+    A model that has learned nothing should know that it knows nothing. Worse than a guess means
+    confident and wrong: logits that start out large. The first updates only shrink them again, and
+    may throw other weights about on the way. In a trained model it means that what comes in is not
+    what it was trained on: other preprocessing, other class numbers, shuffled labels.
+
+    What to do: in a fresh model find what makes the logits large, and make it smaller: inputs that
+    are not standardised (divide pixels by 255), weights of the last layer that are drawn too wide
+    (start them at zero or at a tenth), embeddings of unit size that are reused as output weights
+    (draw them with a standard deviation of 0.02). In a trained model check preprocessing and the
+    order of the classes.
+
+    ## When it is wrong
+    Losses on scores that are divided by a small temperature start high by intent, and where the
+    learning rate is low they stay so for longer than eight steps. Rare hard samples can make the
+    first batch of a trained model an exception; scan it with another seed.
+
+    ## References
+    Karpathy 2019 (A recipe for training neural networks), "verify loss @ init".
+    """
+
+    code = "GS504"
+    name = "initial-loss"
+    limits = Limits()
+    explained_by = ("GS401", "GS701", "GS303", "GS702", "GS206")
+
+    def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
+        call = profile.loss_call
+        if call is None or profile.source is Source.SYNTHETIC or not profile.losses:
+            return None
+        if not as_drawn(profile):
+            return None
+        batches = max(1, math.ceil(limits.samples / profile.batch_size))
+        if few := self.too_few(profile, batches):
+            return few
+        levels = [
+            statistics.fmean(profile.losses[step : step + batches])
+            for step in range(max(1, int(limits.steps) - batches + 1))
+            if step + batches <= profile.steps
+        ]
+        first = levels[0]
+        factor = first / call.chance if call.chance else math.nan
+        if not (math.isfinite(factor) and factor > limits.factor):
+            return None
+        if any(level <= limits.learned * call.chance for level in levels):
+            return None
+        return self.finding(
+            Severity.WARNING,
+            at_the_output(profile),
+            f"The loss starts at {first:.3g}, {factor:.2g} times the {call.chance:.3g} of a guess.",
+            {"first loss, times that of a guess": Measure(factor, limits.factor, profile.source)},
+        )
+
+    def bad(self) -> Subject:
+        return random_subject("an output layer drawn from N(0, 1)", lambda: _with_last_layer(1.0))
+
+    def good(self) -> Subject:
+        return random_subject("an output layer drawn from N(0, 0.1)", lambda: _with_last_layer(0.1))
+
+
+def _with_last_layer(spread: float) -> nn.Module:
+    def initialise(layer: nn.Linear) -> None:
+        if layer.out_features == _CLASSES:
+            nn.init.normal_(layer.weight, std=spread)
+        else:
+            nn.init.kaiming_normal_(layer.weight)
+
+    return perceptron(nn.ReLU, layers=2, classes=_CLASSES, initialise=initialise)

@@ -1,0 +1,159 @@
+"""GS503: the updates make the loss grow."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from gradscope.records import Finding, Measure, Profile, Severity, Skipped, Source
+from gradscope.rules import Rule, limit
+from gradscope.rules.loss import most_moved
+from gradscope.rules.subjects import perceptron, random_subject
+from gradscope.subject import Subject
+
+__all__ = ["Limits", "LossDivergence"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The first three are growths of the loss (dimensionless)."""
+
+    warning: float = limit(3.0, "times", "measured: up to 2.9 at good learning rates")
+    error: float = limit(30.0, "times", "measured: hardly any that grew so far learned again")
+    halves: float = limit(3.0, "times", "measured: up to 2.3 for batches of 64 samples")
+    samples: float = limit(8, "samples", "losses of smaller batches differ threefold by chance")
+    steps: float = limit(8, "steps", "design")
+
+
+class LossDivergence(Rule[Limits]):
+    """The updates make the loss grow.
+
+    ## What it does
+    Passes each batch again after the update that was made from it, and follows how the loss of
+    that very batch changed: a hard batch makes the loss of a step larger, but not its change. The
+    changes in a row, each as a share of the largest loss so far (or of what a constant prediction
+    gets, if that is more), are multiplied, anew from where they have cancelled out; the rule fires
+    where they have made the loss three times as large. It also fires where every loss of the
+    second half of the steps is above every one of the first, and three times as large in the
+    median: then each update suits its own batch only. The first update that Adam and its relatives
+    make of a trained model does not count: without its moments it is always too long.
+
+    ## Why it is bad
+    An update is meant to make the loss smaller. Where it does the opposite the step is longer than
+    the slope it follows holds for; the next gradient is larger still, and so on up to infinity
+    and NaN. Where the loss comes down again by itself it is often because the network has been
+    wrecked: its units are dead or saturated, and it predicts one constant.
+
+    What to do: divide the learning rate by ten and go up again by factors of three; warm it up
+    over the first steps; clip the gradient's norm. If the loss still grows, look for a wrong sign
+    in it, and for data that come sorted by class: shuffle them.
+
+    ## When it is wrong
+    Adversarial training and reinforcement learning follow losses that are not meant to fall. Of a
+    loss around zero, as likelihoods of densities can be, no ratio says anything.
+
+    ## References
+    Goodfellow, Bengio, Courville 2016 (Deep Learning), section 8.3.1; Page 1954 (Continuous
+    inspection schemes), for the way changes are followed.
+    """
+
+    code = "GS503"
+    name = "loss-divergence"
+    limits = Limits()
+    explained_by = ("GS701", "GS303", "GS206", "GS102", "GS301", "GS502")
+    acts_after_update = True
+
+    def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
+        if profile.source is Source.SYNTHETIC:
+            return None
+        if not profile.losses_after:
+            return Skipped(self.code, "no batch was passed again after an update")
+        growth, since = _growth_by_updates(profile)
+        if growth > limits.warning:
+            severe = growth > limits.error
+            bound = limits.error if severe else limits.warning
+            return self.finding(
+                Severity.ERROR if severe else Severity.WARNING,
+                most_moved(profile),
+                f"From step {since} on the updates make the loss of their own batches "
+                f"{growth:.3g} times as large (limit {bound:g}).",
+                {"growth of the loss by updates": Measure(growth, bound, profile.source)},
+                since=since,
+            )
+        if few := self.too_few(profile, max(limits.steps, 2)):
+            return few
+        growth = _growth_over_halves(profile)
+        if profile.batch_size < limits.samples or not growth > limits.halves:
+            return None
+        return self.finding(
+            Severity.WARNING,
+            most_moved(profile),
+            f"The loss of the second half of {profile.steps} steps is {growth:.3g} times that of "
+            f"the first (limit {limits.halves:g}).",
+            {"loss, second half over first": Measure(growth, limits.halves, profile.source)},
+            since=profile.steps // 2,
+        )
+
+    def bad(self) -> Subject:
+        return _trained_at(10.0)
+
+    def good(self) -> Subject:
+        return _trained_at(0.1)
+
+
+def _growth_by_updates(profile: Profile) -> tuple[float, int]:
+    """How many times larger updates in a row made the loss at most, and from which step on.
+
+    A loss that is not finite ends the row.
+    """
+    pairs = list(zip(profile.losses, profile.losses_after, strict=False))
+    largest = _trivial(profile)
+    begin = 0
+    # The first update of an optimizer that divides by gradient magnitudes has full length however
+    # small the gradient is: it throws a trained model out of its minimum.
+    if profile.epsilon is not None and not profile.losses[0] >= largest > 0:
+        largest = max([largest, *(abs(loss) for loss in pairs[0] if math.isfinite(loss))])
+        begin = 1
+    total = highest = 0.0
+    start = since = begin
+    for step, (before, later) in enumerate(pairs[begin:], begin):
+        if not (math.isfinite(before) and math.isfinite(later)):
+            break
+        largest = max(largest, abs(before))
+        factor = 1 + (later - before) / largest if largest else 1.0
+        total += math.log(factor) if factor > 0 else -math.inf
+        if total <= 0:
+            total, start = 0.0, step + 1
+        elif total > highest:
+            highest, since = total, start
+    return math.exp(highest), since
+
+
+def _growth_over_halves(profile: Profile) -> float:
+    """The ratio of the halves' medians; 1 where the halves overlap or are not above zero."""
+    middle = profile.steps // 2
+    first, second = profile.losses[:middle], profile.losses[middle:]
+    if not all(math.isfinite(loss) and loss > 0 for loss in profile.losses):
+        return 1.0
+    if min(second) <= max(first):
+        return 1.0
+    return statistics.median(second) / max(statistics.median(first), _trivial(profile))
+
+
+def _trivial(profile: Profile) -> float:
+    """The loss of a constant prediction, mean over the steps; 0 where it is not known."""
+    call = profile.loss_call
+    known = [value for value in (call.trivial if call else ()) if math.isfinite(value)]
+    return statistics.fmean(known) if known else 0.0
+
+
+def _trained_at(rate: float) -> Subject:
+    return random_subject(
+        f"a learning rate of {rate:g}",
+        lambda: perceptron(nn.Tanh, layers=2),
+        build_optimizer=lambda parameters: torch.optim.SGD(parameters, lr=rate, momentum=0.9),
+    )

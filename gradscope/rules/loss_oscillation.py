@@ -1,0 +1,117 @@
+"""GS502: the updates overshoot, and the loss swings without falling."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from dataclasses import dataclass
+
+import torch
+from scipy.stats import binomtest
+from torch import Tensor, nn
+
+from gradscope.records import Finding, Measure, Profile, Severity, Skipped, Source
+from gradscope.rules import Rule, first_faulty, limit
+from gradscope.rules.loss import most_moved
+from gradscope.rules.subjects import random_subject
+from gradscope.subject import Subject
+
+__all__ = ["Limits", "LossOscillation"]
+
+# Of the inputs in ``bad()`` and ``good()``, whose standard deviation is 1.
+_MEAN = 3.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    share: float = limit(0.4, "share of the steps", "measured: 0.38 at three times a good rate")
+    usual: float = limit(0.25, "share of the steps", "measured: most healthy networks stay below")
+    chance: float = limit(0.05, "probability", "convention: 5 of 8 steps, 17 of 40")
+    rise: float = limit(1e-3, "share of the loss", "above what rounding changes")
+    steps: float = limit(8, "steps", "design")
+
+
+class LossOscillation(Rule[Limits]):
+    """The updates overshoot, and the loss swings without falling.
+
+    ## What it does
+    Passes each batch again after the update that was made from it. It fires where the loss of
+    that very batch is larger afterwards in more than 40 % of the steps, and in so many that
+    chance does not explain it where a quarter is usual, but not in all; and where the median loss
+    of the second half of the steps is no smaller than that of the first. That the loss differs
+    from batch to batch is normal and does not count.
+
+    ## Why it is bad
+    The optimizer jumps across the valley that it should go down in: each update throws the weights
+    to the other side, as high or higher. Training makes no progress however long it runs, and a
+    little more makes it diverge.
+
+    What to do: divide the learning rate by three until the swings stop, then let it fall over
+    time; or lower the momentum, which makes steps longer (0.9 makes them ten times as long).
+
+    ## When it is wrong
+    With momentum single updates overshoot in healthy training too, up to four of ten at three
+    times a good learning rate, and the loss falls all the same. Losses of adversarial training
+    swing by nature.
+
+    ## References
+    LeCun, Bottou, Orr, Müller 1998 (Efficient backprop), section 5; Zhang, Zhai, Ma, Shen 2021
+    (AUTOTRAINER), "oscillating loss", whose swings between batches are not counted here.
+    """
+
+    code = "GS502"
+    name = "loss-oscillation"
+    limits = Limits()
+    explained_by = ("GS701", "GS303", "GS102", "GS301")
+    acts_after_update = True
+
+    def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
+        if profile.source is Source.SYNTHETIC:
+            return None
+        if not profile.losses_after:
+            return Skipped(self.code, "no batch was passed again after an update")
+        if few := self.too_few(profile, max(limits.steps, 2)):
+            return few
+        pairs = list(zip(profile.losses, profile.losses_after, strict=False))
+        if not all(math.isfinite(value) for pair in pairs for value in pair):
+            return None
+        rises = [after - before > limits.rise * abs(before) for before, after in pairs]
+        share = sum(rises) / len(rises)
+        half = len(pairs) // 2
+        first = statistics.median(profile.losses[:half])
+        second = statistics.median(profile.losses[half:])
+        # Where every update makes it larger the loss does not swing: it diverges.
+        if not (limits.share < share < 1 and second >= first):
+            return None
+        if binomtest(sum(rises), len(rises), limits.usual, "greater").pvalue > limits.chance:
+            return None
+        return self.finding(
+            Severity.WARNING,
+            most_moved(profile),
+            f"In {share:.0%} of {len(rises)} steps the update makes the loss of its own batch "
+            f"larger, and the loss does not fall: {first:.3g} in the first half, {second:.3g} in "
+            "the second.",
+            {"steps that overshoot": Measure(share, limits.share, profile.source)},
+            since=first_faulty(rises),
+        )
+
+    def bad(self) -> Subject:
+        return _trained_at(0.3)
+
+    def good(self) -> Subject:
+        return _trained_at(0.03)
+
+
+def _trained_at(rate: float) -> Subject:
+    """Softmax regression on inputs that are not centred, which makes one direction steep."""
+
+    def step(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return nn.functional.cross_entropy(model(batch[0] + _MEAN), batch[1])
+
+    subject = random_subject(
+        f"a learning rate of {rate:g} on inputs around {_MEAN:g}",
+        lambda: nn.Sequential(nn.Linear(32, 10)),
+        build_optimizer=lambda parameters: torch.optim.SGD(parameters, lr=rate),
+    )
+    return dataclasses.replace(subject, step=step)

@@ -1,0 +1,223 @@
+"""GS301: updates far too large or far too small for the weights they move."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from gradscope.records import Finding, Measure, ParameterProfile, Profile, Severity, Skipped, Source
+from gradscope.rules import Rule, first_faulty, in_most_steps, limit
+from gradscope.rules.chance import loss_over_trivial
+from gradscope.rules.subjects import perceptron, random_subject
+from gradscope.subject import Subject
+
+__all__ = ["Limits", "UpdateRatio"]
+
+# Their updates have a size of their own, whatever the gradient's, as Adam's have.
+_OWN_SIZE = ("lion", "muon", "sign")
+
+# Their first update is several times as long as those that follow: their averages of squared
+# gradients start at zero and are not corrected for it.
+_LONG_FIRST = ("rmsprop", "adagrad")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Ratios are the norm of an update over that of its weight, median over weights."""
+
+    large: float = limit(0.5, "ratio", "CALIBRATE")
+    large_first: float = limit(2.0, "ratio, by RMSprop and Adagrad", "CALIBRATE")
+    suspect: float = limit(0.1, "ratio", "design")
+    gentle: float = limit(
+        0.01, "ratio", "Karpathy: 1e-3 is common; one that makes the loss larger has another fault"
+    )
+    harm: float = limit(0.05, "growth of a batch's loss by its own update", "CALIBRATE")
+    small: float = limit(1e-5, "ratio", "design; fine-tuning at 1e-6 by Adam: 2e-5 to 5e-5")
+    small_at_chance: float = limit(5e-5, "ratio", "CALIBRATE")
+    moving: float = limit(1e-3, "ratio of any parameter, biases too", "CALIBRATE")
+    chance: float = limit(0.9, "share of the loss of a constant prediction", "measured")
+    warm_up: float = limit(
+        0.35, "growth of updates over the steps, share of proportional", "Adam's fall otherwise"
+    )
+    warm_up_by_gradient: float = limit(
+        0.8, "as warm_up, where updates have the gradient's size", "momentum of 0.9: 0.7 in 8 steps"
+    )
+
+
+class UpdateRatio(Rule[Limits]):
+    """Updates far too large or far too small for the weights they move.
+
+    ## What it does
+    Takes at each step how far the update really moved each weight, as a share of the weight's
+    norm, and of these the median over all weights; biases, norms and weights that start at zero
+    are left out. Updates are too large where at some step they move half of a weight's norm and
+    some make the loss of the very batch they were made from larger, or where they move a tenth and
+    most make it larger: both together are what a learning rate far too high does. They are too
+    small where no weight is moved by more than the lower limit at any step, nor any bias by much
+    more: a higher limit while the model predicts no better than chance, as when it is fine-tuned.
+
+    ## Why it is bad
+    A gradient says where the loss falls for a small step. A step as large as the weights
+    themselves wipes out what they were, whatever the gradient said; the loss jumps, activations
+    die or saturate, and often the run ends in NaN. A step of a hundred-thousandth needs a hundred
+    thousand others to change anything.
+
+    What to do: change the learning rate until updates are about a thousandth to a hundredth of
+    the weights. Too large: divide it by 30 and go up again by factors of 3. Too small: multiply it
+    by 100, and look for a schedule that starts at zero or a factor that is applied twice.
+
+    ## When it is wrong
+    Fine-tuning and warm-ups use small updates by intent: updates that grow from step to step are
+    taken for a warm-up, and a rate below one in 100,000 is rare in fine-tuning, but exists. A
+    linear model with few features can take large steps and still converge; it is only found
+    where the loss grows.
+
+    ## References
+    Karpathy, CS231n notes, "Ratio of weights:updates"; You et al. 2020 (Large batch optimization
+    for deep learning: LAMB); Bernstein et al. 2020 (On the distance between two neural networks
+    and the stability of learning).
+    """
+
+    code = "GS301"
+    name = "update-ratio"
+    limits = Limits()
+    explained_by = ("GS701", "GS303", "GS102")
+    acts_after_update = True
+
+    def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
+        if profile.optimizer is None:
+            return Skipped(self.code, "no optimizer was given, so nothing was updated")
+        ratios = _typical_ratios(profile)
+        finite = [ratio for ratio in ratios if math.isfinite(ratio)]
+        # Nothing that moves at all is another fault; on made-up data so are SGD's updates.
+        if not any(finite) or profile.source is Source.SYNTHETIC:
+            return None
+        return self._too_large(profile, limits, ratios) or self._too_small(profile, limits)
+
+    def _too_large(
+        self, profile: Profile, limits: Limits, ratios: Sequence[float]
+    ) -> Finding | None:
+        largest = max(ratio for ratio in ratios if math.isfinite(ratio))
+        harmed = _harmed(profile, limits.harm)
+        # What grows from the first small step on goes the wrong way, however long its steps.
+        if any(harmed[:1]) and ratios[0] < limits.gentle:
+            return None
+        large = limits.large_first if _is_any(profile, _LONG_FIRST) else limits.large
+        if largest > large and any(harmed):
+            bound = large
+        elif largest > limits.suspect and in_most_steps(harmed):
+            bound = limits.suspect
+        else:
+            return None
+        return self.finding(
+            Severity.ERROR,
+            _moved_at(profile, ratios.index(largest)),
+            f"At step {ratios.index(largest)} the update moves a weight by {largest:.2g} of its "
+            f"norm, in the median over weights (limit {bound:g}), and {sum(harmed)} of "
+            f"{len(harmed)} updates make the loss of their own batch larger.",
+            {
+                "update over weight, largest of a step": Measure(largest, bound, profile.source),
+                "updates that make the loss of their batch larger": Measure(
+                    sum(harmed), None, profile.source
+                ),
+            },
+            # It grows into the upper limit, and acts before it gets there.
+            since=first_faulty(ratio > limits.suspect for ratio in ratios),
+        )
+
+    def _too_small(self, profile: Profile, limits: Limits) -> Finding | None:
+        steps = [_largest(_weights(profile), step) for step in range(profile.steps)]
+        largest = max(steps)
+        anything = max(_largest(_learning(profile), step) for step in range(profile.steps))
+        level = loss_over_trivial(profile)
+        untrained = level is not None and level >= limits.chance
+        bound = limits.small_at_chance if untrained else limits.small
+        if largest >= bound or anything >= limits.moving or _warms_up(profile, limits, steps):
+            return None
+        return self.finding(
+            Severity.WARNING,
+            _moved_at(profile, steps.index(largest)),
+            f"No update of {profile.steps} steps moves any weight by more than {largest:.2g} of "
+            f"its norm (limit {bound:g}).",
+            {"update over weight, largest of all": Measure(largest, bound, profile.source)},
+        )
+
+    def bad(self) -> Subject:
+        return _trained_at(0.3)
+
+    def good(self) -> Subject:
+        return _trained_at(3e-3)
+
+
+def _learning(profile: Profile) -> list[ParameterProfile]:
+    """What is to learn and does not start at zero."""
+    return [
+        entry
+        for entry in profile.parameters
+        if entry.trainable and entry.weight_norm > 0 and any(entry.gradient_norm)
+    ]
+
+
+def _weights(profile: Profile) -> list[ParameterProfile]:
+    """Of these the weights, where there are any with two dimensions."""
+    learning = _learning(profile)
+    return [entry for entry in learning if len(entry.shape) > 1] or learning
+
+
+def _largest(parameters: Sequence[ParameterProfile], step: int) -> float:
+    """The largest finite ratio of a step; 0 where there is none."""
+    ratios = [entry.update_ratio[step] for entry in parameters]
+    return max((ratio for ratio in ratios if math.isfinite(ratio)), default=0.0)
+
+
+def _typical_ratios(profile: Profile) -> list[float]:
+    """Per step the median over weights, the lower one of two; NaN where none is finite."""
+    weights = _weights(profile)
+    ratios = []
+    for step in range(profile.steps):
+        known = [entry.update_ratio[step] for entry in weights]
+        known = [ratio for ratio in known if math.isfinite(ratio)]
+        ratios.append(statistics.median_low(known) if known else math.nan)
+    return ratios
+
+
+def _harmed(profile: Profile, growth: float) -> list[bool]:
+    """Per step, whether the update made the loss of its own batch larger by that share of it."""
+    return [
+        math.isfinite(before)
+        and (not math.isfinite(after) or after - before > growth * abs(before))
+        for before, after in zip(profile.losses, profile.losses_after, strict=False)
+    ]
+
+
+def _moved_at(profile: Profile, step: int) -> tuple[str, ...]:
+    """The weight that the update of that step moved most."""
+    moved = [entry for entry in _weights(profile) if math.isfinite(entry.update_ratio[step])]
+    return (max(moved, key=lambda entry: entry.update_ratio[step]).name,)
+
+
+def _warms_up(profile: Profile, limits: Limits, ratios: Sequence[float]) -> bool:
+    """Whether updates grow from step to step as under a learning rate that does."""
+    own_size = profile.epsilon is not None or _is_any(profile, _OWN_SIZE)
+    share = limits.warm_up if own_size else limits.warm_up_by_gradient
+    return len(ratios) > 1 and ratios[-1] > share * len(ratios) * ratios[0]
+
+
+def _is_any(profile: Profile, names: tuple[str, ...]) -> bool:
+    return (profile.optimizer or "").lower().startswith(names)
+
+
+def _trained_at(rate: float) -> Subject:
+    def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.Adam(parameters, lr=rate)
+
+    return random_subject(
+        f"Adam with a learning rate of {rate:g}",
+        lambda: perceptron(nn.ReLU, layers=3),
+        build_optimizer=adam,
+    )

@@ -1,0 +1,425 @@
+"""Learning rates, and optimizers that update the wrong thing or nothing; losses that go nowhere."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn, optim
+
+from tests.zoo.subjects.datasets import chains, images, sentences, table
+from tests.zoo.subjects.networks import (
+    PIXELS,
+    Block,
+    CausalModel,
+    Recurrent,
+    SelfAttention,
+    autoencoder,
+    convolutional,
+    dense,
+)
+from tests.zoo.subjects.optimizers import BuildOptimizer, adam, clipped, sgd
+from tests.zoo.subjects.pairs import Setup, pair
+from tests.zoo.subjects.tasks import predict_tokens, reconstruct, regress
+
+SMALL = partial(images, 14)
+NUMBERS = partial(table, "number")
+
+
+# --- Optimizers, and what people do to them ---------------------------------------------------
+
+
+def accumulating(build: BuildOptimizer) -> BuildOptimizer:
+    """zero_grad() is never called: each gradient comes on top of all before it."""
+
+    def build_accumulating(parameters: Iterable[nn.Parameter]) -> optim.Optimizer:
+        kept = list(parameters)
+        totals = [torch.zeros_like(parameter) for parameter in kept]
+        optimizer = build(kept)
+
+        def add(*_: Any) -> None:
+            for parameter, total in zip(kept, totals, strict=True):
+                if parameter.grad is not None:
+                    total += parameter.grad
+                    parameter.grad.copy_(total)
+
+        optimizer.register_step_pre_hook(add)
+        return optimizer
+
+    return build_accumulating
+
+
+def of_some(build: BuildOptimizer, chosen: slice) -> BuildOptimizer:
+    """Only some of the parameters are given to the optimizer."""
+    return lambda parameters: build(list(parameters)[chosen])
+
+
+def of_copies(build: BuildOptimizer) -> BuildOptimizer:
+    """The optimizer was made of a copy of the model, such as before it was moved or reloaded."""
+    return lambda parameters: build([copy.deepcopy(parameter) for parameter in parameters])
+
+
+# --- Data -------------------------------------------------------------------------------------
+
+
+class Shuffled:
+    """Inputs and targets of a batch, in different orders."""
+
+    def __init__(self, data: Callable[[], Iterable[tuple[Tensor, Tensor]]]) -> None:
+        self.data = data
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for inputs, targets in self.data():
+            yield inputs, targets[torch.randperm(len(targets))]
+
+
+# --- Networks ---------------------------------------------------------------------------------
+
+
+def mlp() -> nn.Module:
+    return dense(PIXELS, [96] * 3)
+
+
+def tanh_mlp() -> nn.Module:
+    return dense(PIXELS, [64] * 3, activation=nn.Tanh)
+
+
+def convolutions() -> nn.Module:
+    return convolutional([16, 16, 0, 16])
+
+
+def norm_convolutions() -> nn.Module:
+    return convolutional([16, 0, 16, 16], norm=True)
+
+
+def language_model() -> nn.Module:
+    return CausalModel([Block(SelfAttention(48, 4, causal=True), 48) for _ in range(2)], 48)
+
+
+def lstm() -> nn.Module:
+    return Recurrent(nn.LSTM, 16, 48, 4, tokens=16, mean=True)
+
+
+def gru() -> nn.Module:
+    return Recurrent(nn.GRU, 16, 48, 4, tokens=16)
+
+
+def regression() -> nn.Module:
+    return dense(12, [64] * 3, 1)
+
+
+def linear() -> nn.Module:
+    return nn.Linear(12, 1)
+
+
+def short_floats() -> nn.Module:
+    return dense(PIXELS, [96] * 3).to(torch.bfloat16)
+
+
+def classify_short(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return nn.functional.cross_entropy(model(batch[0].bfloat16()).float(), batch[1])
+
+
+MLP = Setup(mlp, sgd())
+CONVOLUTIONS = Setup(convolutions, adam(), data=SMALL)
+NORM_CONVOLUTIONS = Setup(norm_convolutions, sgd(), data=SMALL)
+LANGUAGE = Setup(language_model, adam(), predict_tokens, sentences)
+LSTM = Setup(lstm, adam(5e-3), data=chains)
+REGRESSION = Setup(regression, sgd(0.02), regress, NUMBERS)
+LINEAR = Setup(linear, sgd(0.05, 0), regress, NUMBERS)
+AUTOENCODER = Setup(lambda: autoencoder([96, 24], nn.ReLU), adam(), reconstruct)
+
+PAIRS = (
+    # --- Too large ---
+    pair(
+        "mlp-rate-times-100",
+        "mlp-relu-3",
+        "a learning rate of 5 under SGD with momentum",
+        "GS301",
+        Setup(mlp, sgd(5.0)),
+        MLP,
+        may="GS104 GS203 GS205 GS503",
+    ),
+    pair(
+        "tanh-rate-times-1000",
+        "mlp-tanh-3",
+        "a learning rate of 50 under plain SGD",
+        "GS301",
+        Setup(tanh_mlp, sgd(50.0, 0)),
+        Setup(tanh_mlp, sgd(0.05, 0.9)),
+        may="GS101 GS202 GS205 GS503",
+    ),
+    pair(
+        "convolutions-adam-times-1000",
+        "convolutional-3",
+        "a learning rate of 1 under Adam",
+        "GS301",
+        Setup(convolutions, adam(1.0), data=SMALL),
+        CONVOLUTIONS,
+        may="GS101 GS103 GS104 GS203 GS204 GS205 GS503 GS703",
+    ),
+    pair(
+        "batch-norm-rate-times-1000",
+        "convolutional-batch-norm",
+        "a learning rate of 50 under SGD with momentum, which BatchNorm hides in the losses",
+        "GS301",
+        Setup(norm_convolutions, sgd(50.0), data=SMALL),
+        NORM_CONVOLUTIONS,
+        may="GS203 GS503 GS603",
+    ),
+    pair(
+        "language-model-adam-times-100",
+        "language-model-attention",
+        "a learning rate of 0.3 under Adam",
+        "GS301",
+        Setup(language_model, adam(0.3), predict_tokens, sentences),
+        LANGUAGE,
+        may="GS205 GS502 GS503 GS601",
+    ),
+    pair(
+        "lstm-adam-times-100",
+        "lstm-tokens",
+        "a learning rate of 0.5 under Adam",
+        "GS301",
+        Setup(lstm, adam(0.5), data=chains),
+        LSTM,
+        may="GS502 GS503",
+    ),
+    pair(
+        "autoencoder-adam-times-300",
+        "autoencoder-relu",
+        "a learning rate of 0.3 under Adam",
+        "GS301",
+        Setup(lambda: autoencoder([96, 24], nn.ReLU), adam(0.3), reconstruct),
+        AUTOENCODER,
+        may="GS101 GS103 GS201 GS203 GS205 GS703",
+    ),
+    pair(
+        "linear-beyond-the-edge",
+        "regression-linear",
+        "a learning rate three times beyond what the curvature allows",
+        "GS301",
+        Setup(linear, sgd(3.0, 0), regress, NUMBERS),
+        LINEAR,
+        must="GS503",
+        may="GS104",
+        steps=20,
+    ),
+    pair(
+        "regression-oscillates",
+        "regression-dense",
+        "a learning rate just beyond the edge: the loss swings and does not fall",
+        "GS502",
+        Setup(regression, sgd(0.25, 0.9), regress, NUMBERS),
+        REGRESSION,
+        may="GS205 GS301",
+        steps=40,
+    ),
+    pair(
+        "linear-oscillates",
+        "regression-linear",
+        "momentum of 0.999: the weights swing about the solution",
+        # The weights change by a third of their size at every step.
+        "GS301",
+        Setup(linear, sgd(0.1, 0.999), regress, NUMBERS),
+        LINEAR,
+        must="GS502",
+        may="GS503",
+        steps=60,
+    ),
+    pair(
+        "tanh-oscillates",
+        "mlp-tanh-3",
+        "a learning rate of 0.3 under SGD with momentum: the loss swings about one",
+        "GS502",
+        Setup(tanh_mlp, sgd(0.3)),
+        Setup(tanh_mlp, sgd()),
+        steps=50,
+    ),
+    pair(
+        "gru-oscillates",
+        "gru-tokens",
+        "a learning rate of 0.1 under Adam: the loss falls, and jumps up again and again",
+        "GS502",
+        Setup(gru, adam(0.1), data=chains),
+        Setup(gru, adam(5e-3), data=chains),
+        steps=60,
+    ),
+    # --- Too small ---
+    pair(
+        "mlp-rate-too-small",
+        "mlp-relu-3",
+        "a learning rate of 5e-6, taken from Adam's fine-tuning, under SGD",
+        "GS301",
+        Setup(mlp, sgd(5e-6)),
+        MLP,
+    ),
+    pair(
+        "language-model-adam-too-small",
+        "language-model-attention",
+        "a learning rate of 1e-8 under Adam",
+        "GS301",
+        Setup(language_model, adam(1e-8), predict_tokens, sentences),
+        LANGUAGE,
+        may="GS304",
+    ),
+    pair(
+        "convolutions-adam-too-small",
+        "convolutional-3",
+        "a learning rate of 1e-7 under Adam",
+        "GS301",
+        Setup(convolutions, adam(1e-7), data=SMALL),
+        CONVOLUTIONS,
+    ),
+    pair(
+        "regression-clipped-to-nothing",
+        "regression-dense",
+        "the gradient's norm clipped to 1e-4",
+        "GS301",
+        Setup(regression, clipped(sgd(0.02), 1e-4), regress, NUMBERS),
+        REGRESSION,
+        may="GS505",
+    ),
+    # --- Stuck ---
+    pair(
+        "autoencoder-rate-zero",
+        "autoencoder-relu",
+        "a schedule that starts at a learning rate of zero and is never stepped",
+        "GS304",
+        Setup(lambda: autoencoder([96, 24], nn.ReLU), adam(0.0), reconstruct),
+        AUTOENCODER,
+        may="GS301",
+    ),
+    pair(
+        "convolutions-forgotten",
+        "convolutional-batch-norm",
+        "only the head was given to the optimizer",
+        "GS304",
+        Setup(norm_convolutions, of_some(sgd(), slice(-2, None)), data=SMALL),
+        NORM_CONVOLUTIONS,
+        may="GS301",
+    ),
+    pair(
+        "lstm-embedding-and-gates-forgotten",
+        "lstm-tokens",
+        "the embedding and the recurrent layer were not given to the optimizer",
+        "GS304",
+        Setup(lstm, of_some(adam(5e-3), slice(-2, None)), data=chains),
+        LSTM,
+        may="GS301",
+    ),
+    pair(
+        "optimizer-of-a-copy",
+        "language-model-attention",
+        "the optimizer holds the parameters of a copy of the model",
+        "GS304",
+        Setup(language_model, of_copies(adam()), predict_tokens, sentences),
+        LANGUAGE,
+        may="GS301",
+    ),
+    pair(
+        "updates-lost-to-rounding",
+        "mlp-bfloat16",
+        "weights in bfloat16, whose steps are larger than the updates",
+        "GS304",
+        Setup(short_floats, adam(1e-6), classify_short),
+        Setup(mlp, adam(1e-3)),
+        may="GS301 GS402",
+    ),
+    # --- Losses ---
+    pair(
+        "mlp-labels-shuffled",
+        "mlp-relu-3",
+        "labels shuffled apart from their pictures",
+        "GS501",
+        Setup(mlp, sgd(), data=partial(Shuffled, images)),
+        MLP,
+        steps=80,
+    ),
+    pair(
+        "lstm-labels-shuffled",
+        "lstm-tokens",
+        "labels shuffled apart from their sequences",
+        "GS501",
+        Setup(lstm, adam(5e-3), data=partial(Shuffled, chains)),
+        LSTM,
+        steps=60,
+    ),
+    pair(
+        "convolutions-labels-shuffled",
+        "convolutional-3",
+        "labels shuffled apart from their pictures",
+        "GS501",
+        Setup(convolutions, adam(), data=partial(Shuffled, SMALL)),
+        CONVOLUTIONS,
+        steps=60,
+    ),
+    pair(
+        "tanh-rate-too-small-plateau",
+        "mlp-tanh-3",
+        "a learning rate of 1e-7: the loss stays at that of chance",
+        "GS301",
+        Setup(tanh_mlp, sgd(1e-7)),
+        Setup(tanh_mlp, sgd()),
+        must="GS501",
+        steps=60,
+    ),
+    pair(
+        "sigmoid-plateau",
+        "mlp-sigmoid-8",
+        "eight sigmoid layers: the loss stays at that of chance",
+        "GS204",
+        Setup(lambda: dense(PIXELS, [64] * 8, activation=nn.Sigmoid), sgd()),
+        Setup(lambda: dense(PIXELS, [64] * 8, activation=nn.ELU), sgd()),
+        must="GS501",
+        may="GS101 GS205 GS301 GS703",
+        steps=80,
+    ),
+    pair(
+        "mlp-gradients-accumulate",
+        "mlp-relu-5",
+        "zero_grad() is never called",
+        "GS503",
+        Setup(lambda: dense(PIXELS, [96] * 5), accumulating(sgd(0.1))),
+        Setup(lambda: dense(PIXELS, [96] * 5), sgd(0.1)),
+        may="GS104 GS301 GS401 GS502",
+        steps=60,
+    ),
+    pair(
+        "regression-gradients-accumulate",
+        "regression-linear",
+        "zero_grad() is never called",
+        # The sum of all gradients so far changes the weights by half their size at every step.
+        "GS301",
+        Setup(linear, accumulating(sgd(0.05, 0.9)), regress, NUMBERS),
+        LINEAR,
+        must="GS503",
+        may="GS104 GS502",
+        steps=40,
+    ),
+    pair(
+        "autoencoder-maximised",
+        "autoencoder-relu",
+        "the optimizer maximises the loss",
+        "GS503",
+        Setup(lambda: autoencoder([96, 24], nn.ReLU), adam(maximize=True), reconstruct),
+        AUTOENCODER,
+        may="GS201 GS203",
+        steps=40,
+    ),
+    pair(
+        "regression-maximised",
+        "regression-dense",
+        "the optimizer maximises the loss",
+        "GS503",
+        Setup(regression, sgd(0.02, maximize=True), regress, NUMBERS),
+        REGRESSION,
+        may="GS104 GS205 GS401",
+        steps=20,
+    ),
+)
+
+CASES = [entry.case for entry in PAIRS]

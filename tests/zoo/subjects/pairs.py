@@ -1,0 +1,74 @@
+"""Faulty subjects, each beside the same subject without the mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from gradscope.subject import Subject
+from tests.zoo.subjects.case import Case
+from tests.zoo.subjects.datasets import images
+from tests.zoo.subjects.optimizers import BuildOptimizer, adam
+from tests.zoo.subjects.tasks import classify
+
+__all__ = ["Pair", "Setup", "pair"]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a model is built and trained."""
+
+    model: Callable[[], nn.Module]
+    optimizer: BuildOptimizer = field(default_factory=adam)
+    step: Callable[[nn.Module, Any], Tensor] = classify
+    data: Callable[[], Iterable[Any]] = images
+
+    def subject(self, name: str) -> Subject:
+        return Subject(name, self.model, self.data, self.step, self.optimizer)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A faulty subject, and its twin without the mistake: ``repaired`` trains clearly better."""
+
+    case: Case
+    repaired: Setup
+
+
+def pair(
+    name: str,
+    architecture: str,
+    mistake: str,
+    cause: str,
+    faulty: Setup,
+    repaired: Setup,
+    *,
+    must: str = "",
+    may: str = "",
+    trained: int = 0,
+    steps: int = 8,
+) -> Pair:
+    """One mistake.
+
+    Args:
+        name, architecture, mistake, cause, trained, steps: as of :class:`Case`.
+        faulty, repaired: the subject with the mistake and without it.
+        must, may: codes, separated by spaces; ``cause`` need not be repeated in ``must``.
+    """
+    return Pair(
+        Case(
+            name,
+            architecture,
+            lambda: faulty.subject(name),
+            mistake,
+            cause,
+            frozenset({cause, *must.split()}),
+            frozenset(may.split()),
+            trained,
+            steps,
+        ),
+        repaired,
+    )

@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.zoo.judging import check_healthy, of_calibration
+from tests.zoo.subjects import healthy_attention, healthy_pretrained, healthy_recurrent
+from tests.zoo.subjects.case import Case
+
+
+@pytest.mark.slow
+@of_calibration(healthy_attention, healthy_pretrained, healthy_recurrent)
+def test_a_healthy_subject_has_no_finding(case: Case) -> None:
+    check_healthy(case)
