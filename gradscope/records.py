@@ -342,7 +342,7 @@ class LossCall:
 
 @dataclass(frozen=True, slots=True)
 class LayerInput:
-    """What the first layer with weights was given, when it is the model's first site.
+    """What a layer with weights was given that data reaches first: it has passed no site before.
 
     Attributes:
         site: its name.
@@ -421,7 +421,7 @@ class Profile:
     losses_after: tuple[float, ...] = ()
     output_variation: tuple[float, ...] = ()
     loss_call: LossCall | None = None
-    first_input: LayerInput | None = None
+    first_inputs: tuple[LayerInput, ...] = ()
     clipping: tuple[float, ...] = ()
     modes: ModeLosses | None = None
 

@@ -195,10 +195,10 @@ class Observer:
         return [site for site in self._sites.values() if "count" in site.totals]
 
     @property
-    def first_input(self) -> LayerInput | None:
-        """What the first site was given, where that is a layer with weights."""
-        first = next(iter(self._measured), None)
-        return None if first is None else first.given(self._steps)
+    def first_inputs(self) -> tuple[LayerInput, ...]:
+        """What the layers were given that the data reaches first."""
+        given = (site.given(self._steps) for site in self._measured)
+        return tuple(each for each in given if each is not None)
 
     @property
     def skipped(self) -> list[Skipped]:
@@ -279,9 +279,6 @@ class Observer:
                 return None
             self._ask_for_gradient(y, site, sequence)
             return None
-        if self.operands.begun:
-            noted.pop("given", None)
-        self.operands.begun = True
         layout = self.layouts.of(y)
         x, axis = samples_first(local(y), layout)
         shard = shard_of(y) or shard_of_ordered(y, layout)

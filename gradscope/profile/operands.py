@@ -33,9 +33,6 @@ class Operands:
         counting_only: whether the step only adds to what is counted over units.
         fused_scores: whether the scores of fused attention are computed beside it.
         cannot_see: takes why something is not measured, and where.
-
-    Attributes:
-        begun: whether a site has been seen in the step.
     """
 
     def __init__(
@@ -52,7 +49,6 @@ class Operands:
         self._counting_only = counting_only
         self._fused_scores = fused_scores
         self._cannot_see = cannot_see
-        self.begun = False
 
     def of_activation(self, z: Tensor, mask: Mask | None, *, scores: bool) -> Noted:
         """What its input shows; ``scores`` tells whether that is what attention is made of."""
@@ -86,8 +82,8 @@ class Operands:
         return {}
 
     def of_layer(self, x: Tensor, axis: int) -> Noted:
-        """What the input of the step's first layer shows; ``axis`` counts its features."""
-        if self.begun or self._counting_only or recomputing() or not x.numel():
+        """What the input of a layer shows; ``axis`` counts its features."""
+        if self._counting_only or recomputing() or not x.numel():
             return {}
         place = self._exchange.place(local(x), shard_of(x) or self._layouts.of(x).shard)
         with torch.no_grad():

@@ -103,6 +103,7 @@ def _averages(model: nn.Module) -> tuple[int | None, float | None]:
         if isinstance(counted, Tensor):
             momentum = getattr(module, "momentum", None)
             rests.append(int(counted))
-            # Without a momentum all batches count alike, and one of them will do.
+            # Without a momentum all batches count alike, and one of them will do; with one of
+            # zero they never move on from the first.
             reaches.append(1.0 if not momentum else 1 / float(momentum))
     return (min(rests), max(reaches)) if rests else (None, None)

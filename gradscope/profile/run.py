@@ -114,7 +114,7 @@ class Run:
             processes=self.exchange.processes,
             losses_after=tuple(losses_after),
             output_variation=observer.ends.output_variation,
-            first_input=observer.first_input,
+            first_inputs=observer.first_inputs,
             loss_call=of_all_processes(loss_calls),
             clipping=tracked.clipping,
             modes=modes,

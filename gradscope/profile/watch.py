@@ -195,11 +195,12 @@ class Watch:
             self._handles.append(module.register_forward_pre_hook(self._open, with_kwargs=True))
 
     def _given(self, layer: nn.Module | str, tensors: Iterable[Tensor]) -> Noted:
-        """What a layer's input shows, where it is a real one."""
-        if self._measuring.operands.begun:
-            return {}
+        """What a layer's input shows, where it is data that has passed no site yet."""
         found = first_input.given(layer, tensors, self._layouts.is_weight)
         if found is None or not found[0].ndim or not observable(found[0]):
+            return {}
+        # What no one has followed may be anything.
+        if not self._layouts.knows(found[0]) or self._layouts.of(found[0]).passed:
             return {}
         return self._measuring.operands.of_layer(*found)
 

@@ -129,7 +129,7 @@ class BadInitScale(Rule[Limits]):
         }
         off = [site for site, factor in factors.items() if factor > limits.factor]
         growth = math.prod(factors[site] for site in off)
-        given = profile.first_input.rms[0] if profile.first_input else 1.0
+        given = profile.first_inputs[0].rms[0] if profile.first_inputs else 1.0
         sizes = [site.forward_rms[0] / max(1.0, given) for site in layers]
         size = max(filter(math.isfinite, sizes), default=0.0)
         chance = profile.loss_call.chance if profile.loss_call else math.nan
@@ -278,7 +278,7 @@ def _signal(site: SiteProfile) -> float:
 
 def _signal_given(profile: Profile) -> float:
     """The same of the model's input, where that is known; else of the first site."""
-    given = profile.first_input
+    given = next(iter(profile.first_inputs), None)
     if given is None or not profile.input_variation:
         return _signal(profile.sites[0])
     variation = profile.input_variation[0]

@@ -19,8 +19,10 @@ __all__ = ["GradientNoise", "Limits"]
 
 @dataclass(frozen=True)
 class Limits:
-    noise: float = limit(0.9, "share of a batch's squared gradient", "CALIBRATE")
-    samples: float = limit(4, "samples in a batch", "CALIBRATE")
+    noise: float = limit(0.9, "share of a batch's squared gradient", "noise scale of nine batches")
+    samples: float = limit(
+        4, "samples in a batch", "of 16 and more all of it may look like noise in healthy training"
+    )
 
 
 class GradientNoise(Rule[Limits]):

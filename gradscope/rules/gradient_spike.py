@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,18 +19,30 @@ from gradscope.subject import Subject
 __all__ = ["GradientSpike", "Limits"]
 
 
+# Steps before a spike that must not have been near it.
+_LAST = 3
+
+
 @dataclass(frozen=True)
 class Limits:
     spike: float = limit(10.0, "times the median of the steps before", "design")
+    jump: float = limit(
+        5.0,
+        "times the largest of the last three steps",
+        "17 healthy networks in their first 100 steps, 3 seeds: at most 3.6",
+    )
     before: float = limit(5, "steps", "a median that two odd steps do not sway")
+    window: float = limit(16, "steps", "gradients of fresh networks grow tenfold within thirty")
 
 
 class GradientSpike(Rule[Limits]):
     """The gradient of single steps is many times larger than before.
 
     ## What it does
-    Takes at each step the norm of the gradient of all parameters together, before any clipping, and
-    divides it by the median over the steps before. It fires where a step is above the limit.
+    Takes at each step the norm of the gradient of all parameters together, before any clipping. It
+    fires where a step is far above the median of the steps before, and far above the last three of
+    them too: the gradients of a fresh network grow as it finds its way, tenfold and more, but from
+    step to step.
 
     ## Why it is bad
     One step with a gradient ten times as long moves the weights as far as ten others, in a
@@ -64,8 +76,8 @@ class GradientSpike(Rule[Limits]):
             return skipped
         whole = norms(profile)
         ratios = [
-            _over_typical(value, whole[:step]) if step >= limits.before else math.nan
-            for step, value in enumerate(whole)
+            _over_typical(whole, step, limits) if step >= limits.before else math.nan
+            for step in range(len(whole))
         ]
         spikes = [step for step, ratio in enumerate(ratios) if ratio > limits.spike]
         if not spikes:
@@ -93,11 +105,15 @@ class GradientSpike(Rule[Limits]):
         return _regression(corrupt=None)
 
 
-def _over_typical(value: float, before: list[float]) -> float:
-    """NaN where there is nothing to compare with: no gradient so far, or none that is finite."""
+def _over_typical(norms: Sequence[float], step: int, limits: Limits) -> float:
+    """The norm over the median before; NaN where there is none, or no jump from the last ones."""
+    value = norms[step]
+    before = norms[max(0, step - round(limits.window)) : step]
     finite = [norm for norm in before if math.isfinite(norm)]
     typical = statistics.median(finite) if finite else 0.0
-    return value / typical if typical > 0 and math.isfinite(value) else math.nan
+    if not (typical > 0 and math.isfinite(value)):
+        return math.nan
+    return value / typical if value > limits.jump * max(finite[-_LAST:]) else math.nan
 
 
 def _largest_at(profile: Profile, step: int) -> tuple[str, ...]:

@@ -65,14 +65,13 @@ class InputScale(Rule[Limits]):
     limits = Limits()
 
     def check(self, profile: Profile, limits: Limits) -> Finding | None:
-        given = profile.first_input
-        if given is None or profile.source is Source.SYNTHETIC:
+        if profile.source is Source.SYNTHETIC:
             return None
-        return (
-            self._too_large(profile, given, limits)
-            or self._too_small(profile, given, limits)
-            or self._uneven(profile, given, limits)
-        )
+        for look in (self._too_large, self._too_small, self._uneven):
+            for given in profile.first_inputs:
+                if found := look(profile, given, limits):
+                    return found
+        return None
 
     def _too_large(self, profile: Profile, given: LayerInput, limits: Limits) -> Finding | None:
         faulty = [limits.largest < rms < math.inf for rms in given.rms]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import os
 import pickle
 import time
 import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -29,8 +31,6 @@ __all__ = ["Examined", "examine", "examine_all", "faults_of"]
 
 KEPT = Path("build/zoo-profiles")
 """Where profiles are kept for another run; git ignores it."""
-
-SEED = 0
 
 PUBLISHED_STEPS = 24
 """That the reference rule sets see at least: their rules over time say nothing on our eight."""
@@ -57,11 +57,11 @@ class Examined:
     published: dict[str, list[str] | str]
 
 
-def examine(case: Case, *, published: bool = False) -> Examined:
+def examine(case: Case, *, seed: int = 0, published: bool = False) -> Examined:
     """Builds the case's model, trains it, and scans it; with the reference rule sets if asked."""
     start = time.process_time()
     subject = case.build()
-    running = Running(subject, Arm("train"), SEED)
+    running = Running(subject, Arm("train"), seed)
     before = after = math.nan
     if case.trained:
         before = evaluate(subject, running.model)[1]
@@ -69,7 +69,7 @@ def examine(case: Case, *, published: bool = False) -> Examined:
         after = evaluate(subject, running.model)[1]
     model = running.model
     profile = scan(
-        replace(subject, build_model=lambda: model), steps=case.steps, seed=SEED, select=()
+        replace(subject, build_model=lambda: model), steps=case.steps, seed=seed, select=()
     ).profile
     assert profile is not None
     found: dict[str, list[str] | str] = {}
@@ -78,7 +78,7 @@ def examine(case: Case, *, published: bool = False) -> Examined:
         steps = max(case.steps, PUBLISHED_STEPS)
         for name, rule_set in RULE_SETS.items():
             try:
-                trace = trace or record(subject, steps, copy.deepcopy(model), SEED)
+                trace = trace or record(subject, steps, copy.deepcopy(model), seed)
                 found[name] = rule_set(trace)
             except Exception as error:  # a crash is a result
                 found[name] = f"{type(error).__name__}: {error}"
@@ -89,6 +89,7 @@ def examine_all(
     names: Iterable[str],
     *,
     jobs: int,
+    seed: int = 0,
     published: bool = False,
     keep: bool = False,
     reuse: bool = False,
@@ -98,12 +99,13 @@ def examine_all(
     Args:
         names: of the cases.
         jobs: processes.
+        seed: of weights, the order of batches, and all else that is drawn.
         published: whether the reference rule sets run, too.
         keep: whether what is seen is written down for another run.
         reuse: whether what an earlier run has written down is taken instead.
     """
     names = list(names)
-    kept = {name: _kept(name) for name in names} if reuse else {}
+    kept = {name: _kept(name, seed) for name in names} if reuse else {}
     missing = [
         name
         for name in names
@@ -115,9 +117,10 @@ def examine_all(
     if keep:
         KEPT.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(jobs, get_context("spawn"), _on_one_thread) as pool:
-        for seen in pool.map(_examine_named, missing, [published] * len(missing)):
+        examining = partial(_examine_named, seed=seed, published=published)
+        for seen in pool.map(examining, missing):
             if keep:
-                _place(seen.name).write_bytes(pickle.dumps(seen))
+                _write(seen, _place(seen.name, seed))
             yield seen
 
 
@@ -130,23 +133,30 @@ def _on_one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _examine_named(name: str, published: bool) -> Examined:
+def _examine_named(name: str, *, seed: int, published: bool) -> Examined:
     try:
-        return examine(cases()[name], published=published)
+        return examine(cases()[name], seed=seed, published=published)
     except Exception as error:
         error.add_note(f"in the case {name}")
         raise
 
 
-def _place(name: str) -> Path:
-    """A file for each case and each version of what a profile holds."""
+def _place(name: str, seed: int) -> Path:
+    """A file for each case, seed, and version of what a profile holds."""
     version = zlib.crc32(Path(inspect.getfile(Profile)).read_bytes())
-    return KEPT / f"{name}-{version:08x}.pickle"
+    return KEPT / f"{name}-{seed}-{version:08x}.pickle"
 
 
-def _kept(name: str) -> Examined | None:
+def _write(seen: Examined, place: Path) -> None:
+    """Another run that reads the file at that moment finds the old one."""
+    new = place.with_suffix(f".{os.getpid()}")
+    new.write_bytes(pickle.dumps(seen))
+    new.replace(place)
+
+
+def _kept(name: str, seed: int) -> Examined | None:
     """What an earlier run has kept."""
-    place = _place(name)
+    place = _place(name, seed)
     if not place.exists():
         return None
     seen = pickle.loads(place.read_bytes())

@@ -143,11 +143,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--half", choices=HALVES, default="calibration")
     parser.add_argument("--only", default="*", help="a glob of names of cases")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--reuse", action="store_true", help="profiles of an earlier run")
     options = parser.parse_args(arguments)
     rules = [registry.rules()[code] for code in sorted(registry.matching(options.codes or ["GS"]))]
     seen = examine_all(
-        chosen(options.half, options.only), jobs=options.jobs, keep=True, reuse=options.reuse
+        chosen(options.half, options.only),
+        jobs=options.jobs,
+        seed=options.seed,
+        keep=True,
+        reuse=options.reuse,
     )
     profiles = {entry.name: entry.profile for entry in seen}
     for rule in rules:

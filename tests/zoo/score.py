@@ -104,6 +104,17 @@ class Score:
         return share(self.reported.total() - self.false.total(), self.reported.total())
 
     @property
+    def leading_precision(self) -> float:
+        """The share of the findings without a cause among the findings that is true."""
+        leading = [
+            (finding, entry)
+            for entry in self.diagnosed
+            for finding in entry.findings
+            if finding.cause is None
+        ]
+        return share(sum(finding not in entry.false for finding, entry in leading), len(leading))
+
+    @property
     def false_alarms(self) -> float:
         return share(sum(bool(entry.findings) for entry in self.healthy), len(self.healthy))
 
@@ -160,6 +171,7 @@ def fraction(part: int, whole: int) -> str:
 def print_rates(result: Score) -> None:
     print(f"\n{len(result.healthy)} healthy and {len(result.faulty)} faulty subjects")
     print(f"recall {result.recall:.1%}, precision {result.precision:.1%}")
+    print(f"of findings that nothing else explains, {result.leading_precision:.1%} are true")
     print(f"the first finding is the cause in {result.causes_first:.1%}")
     print("\nwith any finding on a faulty subject counted as right:")
     print(f"{'rules':24}{'recall':>9}{'precision':>11}{'false alarms':>14}{'crashes':>9}")
@@ -199,6 +211,13 @@ def print_faults(result: Score) -> None:
             )
 
 
+def print_crashes(result: Score) -> None:
+    for entry in result.diagnosed:
+        for name, found in entry.published.items():
+            if isinstance(found, str):
+                print(f"crash: {entry.case.name}: {name}: {found}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -206,6 +225,7 @@ def main() -> None:
     parser.add_argument("--half", choices=HALVES, default="all")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", default="*", help="a glob of names of cases")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--reuse", action="store_true", help="profiles of an earlier run")
     parser.add_argument("--times", action="store_true", help="print the seconds of each case")
     parser.add_argument("--ours", action="store_true", help="leave out the other rule sets")
@@ -215,6 +235,7 @@ def main() -> None:
         examine_all(
             names,
             jobs=options.jobs,
+            seed=options.seed,
             published=not options.ours,
             keep=True,
             reuse=options.reuse,
@@ -224,6 +245,7 @@ def main() -> None:
     print_rates(result)
     print()
     print_faults(result)
+    print_crashes(result)
     if options.times:
         for entry in sorted(result.diagnosed, key=lambda entry: -entry.seconds):
             print(f"{entry.seconds:7.1f} s  {entry.case.name}")

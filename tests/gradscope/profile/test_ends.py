@@ -34,7 +34,7 @@ def data(*shape: int) -> Tensor:
 
 
 def first_input(model: nn.Module, x: Tensor, **options: Any) -> LayerInput:
-    found = profile(model, x, **options).first_input
+    found = next(iter(profile(model, x, **options).first_inputs), None)
     assert found is not None
     return found
 
@@ -106,6 +106,29 @@ def test_features_are_where_the_layer_has_them(
     assert found.feature_spread == pytest.approx([spread_of(x, axis)] * STEPS)
 
 
+def test_every_layer_that_data_reaches_first_is_looked_at() -> None:
+    class Towers(nn.Module):
+        """Two layers on parts of the input, one behind a normalisation, one behind a layer."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.LayerNorm(2)
+            self.left, self.right = nn.Linear(2, 4), nn.Linear(2, 4)
+            self.normed, self.head = nn.Linear(2, 4), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            left, right = x.chunk(2, dim=1)
+            sides = self.left(left) + self.right(100 * right) + self.normed(self.norm(left))
+            return self.head(sides)  # type: ignore[no-any-return]
+
+    x = data(8, 4)
+    found = {each.site: each.peak[0] for each in profile(Towers(), x).first_inputs}
+    assert found == {
+        "left": pytest.approx(float(x[:, :2].abs().max())),
+        "right": pytest.approx(100 * float(x[:, 2:].abs().max())),
+    }
+
+
 def test_a_layer_inside_another_one_is_the_first() -> None:
     class Embeddings(nn.Module):
         def __init__(self) -> None:
@@ -152,7 +175,7 @@ def test_the_input_is_measured_before_the_layer_can_write_to_it() -> None:
     ],
 )
 def test_a_model_that_begins_with_something_else_has_none(first: Callable[[], nn.Module]) -> None:
-    assert profile(nn.Sequential(first(), nn.Linear(4, 2)), data(8, 4)).first_input is None
+    assert profile(nn.Sequential(first(), nn.Linear(4, 2)), data(8, 4)).first_inputs == ()
 
 
 def test_what_is_no_data_or_no_number_is_not_looked_at() -> None:
@@ -166,9 +189,9 @@ def test_what_is_no_data_or_no_number_is_not_looked_at() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.layer(self.queries) + x  # type: ignore[no-any-return]
 
-    assert profile(Queries(), data(8, 4)).first_input is None
+    assert profile(Queries(), data(8, 4)).first_inputs == ()
     embedding = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 2))
-    assert profile(embedding, torch.arange(8) % 5).first_input is None
+    assert profile(embedding, torch.arange(8) % 5).first_inputs == ()
 
 
 def test_numbers_that_are_none_do_not_fail() -> None:
@@ -248,8 +271,8 @@ def test_passes_that_only_count_units_add_no_step() -> None:
     batches = [data(8, 4) + k for k in range(6)]
     found = gradscope.profile(model, batches, lambda y, _: y.square().mean(), steps=STEPS)
     assert found.site("1").observations > 8 * STEPS
-    assert found.first_input is not None
-    series = (found.output_variation, found.input_variation, found.first_input.rms)
+    assert found.first_inputs
+    series = (found.output_variation, found.input_variation, found.first_inputs[0].rms)
     assert [len(each) for each in series] == [STEPS] * 3
 
 

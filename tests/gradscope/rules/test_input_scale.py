@@ -19,7 +19,7 @@ def check(
 ) -> Finding | Skipped | None:
     highest = 4 * rms if peak is None else peak
     given = LayerInput("0", (rms,) * 8, (highest,) * 8, (spread,) * 8)
-    return RULE.check(profile(**({"first_input": given} | changed)), RULE.limits)
+    return RULE.check(profile(**({"first_inputs": (given,)} | changed)), RULE.limits)
 
 
 @pytest.mark.parametrize("rms", [0.02, 0.46, 1.0, 9.0])
@@ -51,12 +51,12 @@ def test_most_batches_count_and_the_first_odd_one_is_named() -> None:
     def given(*rms: float) -> LayerInput:
         return LayerInput("0", rms, tuple(4 * value for value in rms), (1.0,) * 8)
 
-    assert check(first_input=given(*(1.0,) * 7, 100.0)) is None
-    finding = check(first_input=given(1.0, *(100.0,) * 7))
+    assert check(first_inputs=(given(*(1.0,) * 7, 100.0),)) is None
+    finding = check(first_inputs=(given(*(1.0,) * 8), given(1.0, *(100.0,) * 7)))
     assert isinstance(finding, Finding)
     assert finding.since == 1
 
 
 def test_not_looked_at() -> None:
-    assert check(first_input=None) is None
+    assert check(first_inputs=()) is None
     assert check(100.0, source=Source.SYNTHETIC) is None

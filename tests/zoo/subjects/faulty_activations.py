@@ -214,7 +214,7 @@ PAIRS = (
         "GS202",
         Setup(tanh_mlp, sgd(0.5)),
         Setup(tanh_mlp, sgd()),
-        may="GS205 GS301 GS504",
+        may="GS205 GS301 GS502 GS504",
         trained=30,
     ),
     pair(

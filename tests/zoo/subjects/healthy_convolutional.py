@@ -91,7 +91,7 @@ class PreActivationBlock(nn.Module):
 
 def resnet(block: Callable[[int, int, int], nn.Module]) -> nn.Module:
     stem = [nn.Conv2d(1, 12, 3, 1, 1, bias=False), nn.BatchNorm2d(12), nn.ReLU()]
-    blocks = [block(12, 12, 1), block(12, 24, 2), block(24, 24, 1), block(24, 32, 2)]
+    blocks = [block(12, 12, 1), block(12, 24, 2), block(24, 32, 2)]
     return on_top(*stem, *blocks, channels=32)
 
 
@@ -165,7 +165,6 @@ def mobilenet(activation: Callable[[], nn.Module], *, squeeze: bool) -> nn.Modul
     blocks = [
         InvertedResidual(12, 12, 1, activation, squeeze=squeeze),
         InvertedResidual(12, 20, 2, activation, squeeze=squeeze),
-        InvertedResidual(20, 20, 1, activation, squeeze=squeeze),
         InvertedResidual(20, 32, 2, activation, squeeze=squeeze),
     ]
     stem = [nn.Conv2d(1, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12), activation()]
