@@ -61,7 +61,7 @@ class GradientNoise(Rule[Limits]):
         noise = profile.gradient_noise
         if noise is None:
             return Skipped(self.code, "the noise of the gradient could not be estimated")
-        if profile.batch_size > limits.samples:
+        if profile.batch_size > limits.samples or not profile.parameters:
             return None
         by_chance = noise.covariance / profile.batch_size
         # Noise can make the estimate of the squared norm negative: nothing is left of it then.

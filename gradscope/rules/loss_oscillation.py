@@ -29,6 +29,9 @@ class Limits:
     usual: float = limit(0.25, "share of the steps", "measured: most healthy networks stay below")
     chance: float = limit(0.05, "probability", "convention: 5 of 8 steps, 17 of 40")
     rise: float = limit(1e-3, "share of the loss", "above what rounding changes")
+    converged: float = limit(
+        0.1, "share of a constant prediction's loss", "below it training has come far"
+    )
     steps: float = limit(8, "steps", "design")
 
 
@@ -40,7 +43,9 @@ class LossOscillation(Rule[Limits]):
     that very batch is larger afterwards in more than 40 % of the steps, and in so many that
     chance does not explain it where a quarter is usual, but not in all; and where the median loss
     of the second half of the steps is no smaller than that of the first. That the loss differs
-    from batch to batch is normal and does not count.
+    from batch to batch is normal and does not count. It looks only where the loss is at least a
+    tenth of that of the best constant prediction: near its minimum a loss need not fall, and
+    whether it is near is not known of losses that are none of torch's.
 
     ## Why it is bad
     The optimizer jumps across the valley that it should go down in: each update throws the weights
@@ -73,6 +78,10 @@ class LossOscillation(Rule[Limits]):
             return Skipped(self.code, "no batch was passed again after an update")
         if few := self.too_few(profile, max(limits.steps, 2)):
             return few
+        trivial = _trivial(profile)
+        # Near its minimum a loss need not fall, nor one of several that play against each other.
+        if not statistics.median(profile.losses) > limits.converged * trivial:
+            return None
         pairs = list(zip(profile.losses, profile.losses_after, strict=False))
         if not all(math.isfinite(value) for pair in pairs for value in pair):
             return None
@@ -115,3 +124,10 @@ def _trained_at(rate: float) -> Subject:
         build_optimizer=lambda parameters: torch.optim.SGD(parameters, lr=rate),
     )
     return dataclasses.replace(subject, step=step)
+
+
+def _trivial(profile: Profile) -> float:
+    """Mean loss of the best constant prediction; infinite where it is not known."""
+    known = profile.loss_call.trivial if profile.loss_call is not None else ()
+    finite = [value for value in known if math.isfinite(value)]
+    return statistics.fmean(finite) if finite else math.inf

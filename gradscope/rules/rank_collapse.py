@@ -83,22 +83,23 @@ class RankCollapse(Rule[Limits]):
     code = "GS205"
     name = "rank-collapse"
     limits = Limits()
-    explained_by = ("GS401", "GS302", "GS303", "GS301", "GS201", "GS202", "GS204")
+    explained_by = ("GS401", "GS302", "GS303", "GS301", "GS201", "GS202", "GS204", "GS503")
 
     def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
         sites = trunk(profile)
         outputs = [site.units for site in profile.sites if site.is_output]
-        if not sites or sum(outputs or [sites[-1].units]) < limits.outputs:
+        # Without a known output any layer may be one: a step that calls parts of a model by itself.
+        if not sites or sum(outputs) < limits.outputs:
             return None
         if not _rank(sites[0]) > rank_of(limits.enough, sites[0].variation[-1]):
             return None
         attends = any(site.role is Role.ATTENTION for site in profile.sites)
         bounds = {site.name: _bound(site, limits, attends=attends) for site in sites}
-        # Without a known output, a single unit may be one.
+        # A single unit that nothing wider follows may be a side output.
         narrow = [
             site
             for site in sites
-            if outputs and site.units == 1 and not math.isnan(bounds[site.name])
+            if sites[-1].units > 1 and site.units == 1 and not math.isnan(bounds[site.name])
         ]
         faulty = narrow or _to_the_end(sites, lambda site: _rank(site) < bounds[site.name])
         if not faulty:

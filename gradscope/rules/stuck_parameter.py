@@ -59,7 +59,7 @@ class StuckParameter(Rule[Limits]):
     code = "GS304"
     name = "stuck-parameter"
     limits = Limits()
-    explained_by = ("GS402", "GS101")
+    explained_by = ("GS402",)
 
     def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
         if profile.optimizer is None:

@@ -23,12 +23,17 @@ _SCALE = 100.0
 
 @dataclass(frozen=True)
 class Limits:
-    gap: float = limit(0.5, "share of the loss in eval()", "design: relative loss difference > 0.5")
+    gap: float = limit(
+        0.7, "share of the loss in eval()", "decision 19: healthy up to 0.66, faulty from 0.79 on"
+    )
     floor: float = limit(
         0.05, "share of the trivial loss (of 1 where unknown)", "below it both losses are small"
     )
     memories: float = limit(
         6.0, "times 1/momentum", "measured: after three, statistics lag behind the first updates"
+    )
+    patience: float = limit(
+        2000.0, "batches", "twice the slowest usual momentum, 0.001: 1000 batches are awaited"
     )
 
 
@@ -37,8 +42,8 @@ class TrainEvalGap(Rule[Limits]):
 
     ## What it does
     Passes batches that the model was trained on once more in ``train()`` and in ``eval()``, with
-    the same weights, and compares the losses. It fires where more than half of the loss in
-    ``eval()`` is due to the mode. That is no overfitting: the samples are the same.
+    the same weights, and compares the losses. It fires where most of the loss in ``eval()`` is due
+    to the mode. That is no overfitting: the samples are the same.
 
     ## Why it is bad
     The model that is evaluated and shipped is another one than the model that was trained. The
@@ -53,9 +58,10 @@ class TrainEvalGap(Rule[Limits]):
 
     ## When it is wrong
     Running statistics start at 0 and 1 and follow slowly: before they rest on six times
-    1/momentum batches (60 by default) the rule is skipped instead. Where weights change quickly
-    the statistics lag behind; the gap closes when the learning rate falls. Dropout alone makes
-    ``eval()`` better, which is not reported.
+    1/momentum batches (60 by default) the rule is skipped instead, unless the momentum is so small
+    that they hardly ever arrive. Where weights change quickly the statistics lag behind; the gap
+    closes when the learning rate falls. Dropout alone makes ``eval()`` better, which is not
+    reported.
 
     ## References
     Ioffe, Szegedy 2015 (Batch normalization); Wu, Johnson 2021 (Rethinking "Batch" in BatchNorm),
@@ -91,7 +97,8 @@ class TrainEvalGap(Rule[Limits]):
         if modes.batches_averaged is None or modes.memory is None:
             return None
         missing = limits.memories * modes.memory - modes.batches_averaged
-        if missing <= 0:
+        # Statistics that hardly ever arrive are the fault itself.
+        if missing <= 0 or modes.memory > limits.patience:
             return None
         return Skipped(
             self.code,

@@ -98,7 +98,7 @@ class UpdateRatio(Rule[Limits]):
     code = "GS301"
     name = "update-ratio"
     limits = Limits()
-    explained_by = ("GS701", "GS303", "GS102")
+    explained_by = ("GS701", "GS303", "GS102", "GS104", "GS304")
     acts_after_update = True
 
     def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
@@ -116,15 +116,7 @@ class UpdateRatio(Rule[Limits]):
     ) -> Finding | None:
         largest = max(ratio for ratio in ratios if math.isfinite(ratio))
         harmed = _harmed(profile, limits.harm)
-        gentle = [
-            after > before
-            for before, after, ratio in zip(
-                profile.losses, profile.losses_after, ratios, strict=False
-            )
-            if ratio < limits.gentle
-        ]
-        # Small steps that all make the loss larger go the wrong way: their length is no fault.
-        if gentle and all(gentle):
+        if _goes_the_wrong_way(profile, ratios, limits.gentle):
             return None
         large = limits.large_first if _is_any(profile, _LONG_FIRST) else limits.large
         if largest > large and any(harmed):
@@ -212,6 +204,19 @@ def _harmed(profile: Profile, growth: float) -> list[bool]:
         and (not math.isfinite(after) or after - before > growth * abs(before))
         for before, after in zip(profile.losses, profile.losses_after, strict=False)
     ]
+
+
+def _goes_the_wrong_way(profile: Profile, ratios: Sequence[float], gentle: float) -> bool:
+    """Whether already the small steps at the start all make the loss of their own batch larger.
+
+    Then it is no matter of their length.
+    """
+    first = first_faulty(not ratio < gentle for ratio in ratios)
+    worse = [
+        after > before
+        for before, after in zip(profile.losses[:first], profile.losses_after[:first], strict=False)
+    ]
+    return bool(worse) and all(worse)
 
 
 def _moved_at(profile: Profile, step: int) -> tuple[str, ...]:

@@ -57,7 +57,9 @@ def test_every_rule_of_the_design_is_there() -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("rule", RULES)
 def test_a_rule_finds_its_fault_whatever_the_seed(rule: Rule[Any], seed: int) -> None:
-    assert rule.code in {finding.code for finding in scan(rule.bad(), seed=seed, steps=rule.steps).findings}
+    assert rule.code in {
+        finding.code for finding in scan(rule.bad(), seed=seed, steps=rule.steps).findings
+    }
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -129,7 +129,11 @@ def test_what_shows_later_is_no_cause(monkeypatch: pytest.MonkeyPatch) -> None:
         Fixed("B", since=2, explained_by=("A",)),
         Fixed("C", since=3, explained_by=("A",)),
     ]
-    assert order(monkeypatch, *rules) == [("A", None), ("C", "A"), ("B", None)]
+    assert order(monkeypatch, *rules) == [("B", None), ("A", None), ("C", "A")]
+
+
+def test_of_two_roots_the_one_that_shows_first_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert order(monkeypatch, Fixed("A", since=3), Fixed("B")) == [("B", None), ("A", None)]
 
 
 def test_an_update_explains_nothing_in_the_step_before_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from gradscope.records import Finding, Skipped, Source
+from gradscope.records import Finding, LossCall, Skipped, Source
 from gradscope.rules.loss_oscillation import LossOscillation
 from tests.gradscope.rules.making import parameter, profile
 
 RULE = LossOscillation()
 SWINGING = (2.0, 3.0) * 4
+OVERSHOOTING = (0.5, 1.5, 1.5, 0.5, 1.5, 1.5, 0.5, 1.5)
+CALL = LossCall("cross_entropy", "", 10, -1, 1, 0, 9, True, math.log(10), (2.2,) * 8)
 
 
 def check(
@@ -20,14 +23,14 @@ def check(
 ) -> Finding | Skipped | None:
     """``changes`` are what updates make of the losses, as factors."""
     after = tuple(loss * change for loss, change in zip(losses, changes, strict=True))
-    made = profile(steps=len(losses), losses=losses, losses_after=after, **changed)
-    return RULE.check(made, RULE.limits)
+    made = profile(steps=len(losses), losses=losses, losses_after=after, loss_call=CALL)
+    return RULE.check(replace(made, **changed), RULE.limits)
 
 
 def test_updates_that_overshoot_are_found_at_the_weight_that_moves_most() -> None:
     finding = check(
         SWINGING,
-        (0.5, 1.5, 1.5, 0.5, 1.5, 1.5, 0.5, 1.5),
+        OVERSHOOTING,
         parameters=(
             parameter(),
             parameter("2.weight", update_ratio=(0.5,) * 8),
@@ -37,6 +40,12 @@ def test_updates_that_overshoot_are_found_at_the_weight_that_moves_most() -> Non
     assert isinstance(finding, Finding)
     assert finding.since == 1
     assert finding.sites == ("2.weight",)
+
+
+def test_a_loss_that_has_come_far_or_cannot_be_judged_need_not_fall() -> None:
+    assert check(tuple(loss / 100 for loss in SWINGING), OVERSHOOTING) is None
+    assert check(SWINGING, OVERSHOOTING, loss_call=None) is None
+    assert check(SWINGING, OVERSHOOTING) is not None
 
 
 def test_a_loss_that_only_differs_from_batch_to_batch_does_not_count() -> None:

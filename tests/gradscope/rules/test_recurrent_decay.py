@@ -27,7 +27,7 @@ def check(*ratios: float, steps: int = 28) -> Finding | None:
         (1e-12, None),
         (2.0, None),
         (300.0, None),
-        (5e4, Severity.ERROR),
+        (5e5, Severity.ERROR),
     ],
 )
 def test_the_ratio_decides(ratio: float, severity: Severity | None) -> None:

@@ -183,7 +183,7 @@ PAIRS = (
         "GS201",
         Setup(lambda: dense(PIXELS, [96] * 3), sgd(0.5)),
         Setup(lambda: dense(PIXELS, [96] * 3), sgd()),
-        may="GS203 GS205",
+        may="GS203 GS205 GS301 GS503",
         trained=30,
     ),
     pair(
@@ -204,7 +204,7 @@ PAIRS = (
         Setup(lambda: dense(12, [64] * 3, 1), sgd(0.01, 0), regress, partial(Scaled, 20.0)),
         Setup(lambda: dense(12, [64] * 3, 1), sgd(0.01, 0), regress, partial(Scaled, 1.0)),
         may="GS203 GS205",
-        trained=20,
+        trained=60,
     ),
     # --- Saturated ---
     pair(
@@ -214,7 +214,7 @@ PAIRS = (
         "GS202",
         Setup(tanh_mlp, sgd(0.5)),
         Setup(tanh_mlp, sgd()),
-        may="GS205 GS301 GS502 GS504",
+        may="GS205 GS301 GS502 GS503 GS504",
         trained=30,
     ),
     pair(
@@ -280,7 +280,7 @@ PAIRS = (
         "GS203",
         Setup(lambda: dense(PIXELS, [96] * 5, activation=nn.GELU), adam(0.1)),
         Setup(lambda: dense(PIXELS, [96] * 5, activation=nn.GELU), adam()),
-        may="GS101 GS103 GS204 GS205 GS206 GS301 GS303 GS703",
+        may="GS101 GS103 GS204 GS205 GS206 GS301 GS303 GS503 GS703",
         trained=60,
     ),
 )

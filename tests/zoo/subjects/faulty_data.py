@@ -291,7 +291,7 @@ PAIRS = (
         "GS701",
         Setup(regression, adam(), regress, changed(NUMBERS, volts)),
         Setup(regression, adam(), regress, NUMBERS),
-        may="GS201 GS203 GS204 GS205",
+        may="GS201 GS203 GS204 GS205 GS703",
     ),
 )
 

@@ -73,7 +73,7 @@ def attention_only(*, skip: bool) -> nn.Module:
 
 
 def bottleneck(units: int) -> nn.Module:
-    return dense(PIXELS, [96, units, 96, 96])
+    return dense(PIXELS, [96, units, 96, 96], activation=nn.Tanh)
 
 
 class Siamese(nn.Module):
@@ -195,7 +195,7 @@ PAIRS = (
         "GS204",
         Setup(lambda: convolutional(PLAIN), adam(), data=SMALL),
         Setup(lambda: convolutional(PLAIN, norm=True), adam(), data=SMALL),
-        may="GS101 GS201 GS203",
+        may="GS101 GS201 GS203 GS703",
     ),
     pair(
         "gelu-40-default",
@@ -265,7 +265,6 @@ PAIRS = (
         "GS205",
         Setup(lambda: bottleneck(1), adam()),
         Setup(lambda: bottleneck(32), adam()),
-        may="GS201 GS203",
     ),
     pair(
         "mean-over-features",

@@ -121,7 +121,7 @@ PAIRS = (
         "GS303",
         Setup(lambda: initialised(lstm(192), normal(1)), adam(), data=chains),
         Setup(lambda: lstm(192), adam(), data=chains),
-        may="GS102 GS602",
+        may="GS102 GS504 GS602",
     ),
     pair(
         "tanh-weights-times-fan",

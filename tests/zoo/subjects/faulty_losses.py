@@ -146,8 +146,8 @@ PAIRS = (
         "GS503",
         replace(REGRESSION, optimizer=sgd(0.02, maximize=True)),
         REGRESSION,
-        may="GS104 GS205 GS301 GS401",
-        steps=20,
+        may="GS104 GS205 GS301 GS401 GS502",
+        steps=40,
     ),
 )
 

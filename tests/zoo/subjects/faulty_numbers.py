@@ -139,7 +139,7 @@ class UnitLength(nn.Module):
 
 
 def unit_length(epsilon: float) -> nn.Module:
-    return nn.Sequential(*dense(196, [64], 4), nn.ReLU(), UnitLength(epsilon), nn.Linear(4, 10))
+    return nn.Sequential(*dense(196, [64], 3), nn.ReLU(), UnitLength(epsilon), nn.Linear(3, 10))
 
 
 def half(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:

@@ -25,6 +25,7 @@ from tests.zoo.subjects.tasks import predict_tokens, reconstruct, regress
 
 SMALL = partial(images, 14)
 NUMBERS = partial(table, "number")
+LARGE_BATCHES = partial(table, "number", 12, 512)
 
 
 # --- Optimizers, and what people do to them ---------------------------------------------------
@@ -115,7 +116,7 @@ PAIRS = (
         "GS301",
         Setup(tanh_mlp, sgd(50.0, 0)),
         TANH,
-        may="GS101 GS202 GS205 GS503",
+        may="GS101 GS202 GS204 GS205 GS503 GS703",
     ),
     pair(
         "convolutions-adam-times-1000",
@@ -176,11 +177,13 @@ PAIRS = (
     pair(
         "regression-oscillates",
         "regression-dense",
-        "a learning rate just beyond the edge: the loss swings and does not fall",
-        "GS502",
-        Setup(regression, sgd(0.25, 0.9), regress, NUMBERS),
-        REGRESSION,
-        may="GS205 GS301 GS503",
+        "a learning rate just beyond the edge: the loss falls and jumps up again, without end",
+        # At each jump the update is more than half as large as the weights.
+        "GS301",
+        Setup(lambda: dense(12, [64] * 2, 1), sgd(0.3, 0), regress, LARGE_BATCHES),
+        Setup(lambda: dense(12, [64] * 2, 1), sgd(0.05, 0.9), regress, LARGE_BATCHES),
+        must="GS502",
+        may="GS104 GS205 GS503",
         steps=40,
     ),
     pair(
