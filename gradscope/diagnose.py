@@ -75,7 +75,8 @@ def _cause(rule: Rule[Any], found: Mapping[str, Finding]) -> str | None:
     shows = found[rule.code].since
     for code in rule.explained_by:
         if code in found:
-            late = registry.rules()[code].acts_after_update
+            # Of two faults of the updates, one can be there as soon as the other.
+            late = registry.rules()[code].acts_after_update and not rule.acts_after_update
             if found[code].since + late <= shows:
                 return code
     return None

@@ -17,6 +17,7 @@ from enum import StrEnum
 __all__ = [
     "DO_NOTHING",
     "SCHEMA_VERSION",
+    "WHOLE",
     "Change",
     "Finding",
     "Findings",
@@ -44,6 +45,9 @@ __all__ = [
     "Value",
     "Verdict",
 ]
+
+WHOLE = "(model)"
+"""The site of a model that is a single layer."""
 
 DO_NOTHING = "do-nothing"
 """The arm of a comparison that trains the model as it is."""
@@ -237,7 +241,8 @@ class SiteProfile:
     @property
     def module(self) -> str:
         """Name of the module that stands there, or in which the function is called."""
-        return self.name.partition("::")[0].partition("@")[0]
+        name = self.name.partition("::")[0].partition("@")[0]
+        return "" if name == WHOLE else name
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from gradscope.profile.operators import Call
 from gradscope.profile.sharding import shard_made_local
 from gradscope.profile.site import Site, observable, recomputing
 from gradscope.profile.through_time import Sequence
-from gradscope.records import Role
+from gradscope.records import WHOLE, Role
 
 __all__ = ["Measuring", "Watch", "unheard"]
 
@@ -150,7 +150,9 @@ class Watch:
         computes_weights = "parametrizations" in name.split(".")
         root = module is self._model
         kind = operators.kind_of(module)
-        role = None if root or computes_weights else operators.role_of(module)
+        # A model that is a single layer is its only site.
+        whole = root and any(True for _ in module.children())
+        role = None if whole or computes_weights else operators.role_of(module)
         silent = computes_weights or operators.is_activation(module)
         layers = not _is_torchs(kind) and role is None
         mask = operators.saturation(module) if role is Role.ACTIVATION else None
@@ -273,7 +275,7 @@ class Watch:
                 frame.name,
             )
         self._measuring.see(
-            frame.name,
+            frame.name or WHOLE,
             role,
             kind.__name__,
             y,

@@ -138,7 +138,7 @@ class BadInitScale(Rule[Limits]):
             or profile.losses[0] > limits.loss * chance
             or any(site.operator in _RECURRENT for site in off)
         )
-        if not (growth > limits.growth and suffers):
+        if not (off and growth > limits.growth and suffers):
             return None
         worst = max(off, key=lambda site: factors[site])
         return self.finding(
@@ -170,7 +170,7 @@ class BadInitScale(Rule[Limits]):
         }
         off = [site for site, factor in factors.items() if factor > limits.factor]
         decay = math.prod(factors[site] for site in off)
-        if not decay > limits.decay:
+        if not (off and decay > limits.decay):
             return None
         hidden = [site for site in profile.sites if not site.branch and site.depth < last]
         end = max(hidden, key=lambda site: (site.depth, site.index))

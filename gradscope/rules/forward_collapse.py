@@ -59,7 +59,7 @@ class ForwardCollapse(Rule[Limits]):
     code = "GS204"
     name = "forward-collapse"
     limits = Limits()
-    explained_by = ("GS401", "GS701", "GS302", "GS303", "GS301", "GS201", "GS202")
+    explained_by = ("GS401", "GS701", "GS302", "GS303", "GS301", "GS201", "GS202", "GS203")
 
     def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
         if profile.batch_size < 2:

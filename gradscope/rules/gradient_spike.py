@@ -69,7 +69,7 @@ class GradientSpike(Rule[Limits]):
     code = "GS104"
     name = "gradient-spike"
     limits = Limits()
-    explained_by = ("GS701", "GS303", "GS206", "GS102")
+    explained_by = ("GS701", "GS303", "GS206", "GS102", "GS301")
 
     def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
         if skipped := self.too_few(profile, limits.before + 1):

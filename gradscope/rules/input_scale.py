@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -74,10 +75,12 @@ class InputScale(Rule[Limits]):
         return None
 
     def _too_large(self, profile: Profile, given: LayerInput, limits: Limits) -> Finding | None:
-        faulty = [limits.largest < rms < math.inf for rms in given.rms]
+        # Where some have overflowed, the largest that have not tell.
+        sizes = [min(rms, peak) for rms, peak in zip(given.rms, given.peak, strict=True)]
+        faulty = [limits.largest < size < math.inf for size in sizes]
         if not in_most_steps(faulty):
             return None
-        rms = _median(given.rms)
+        rms = _median(sizes)
         return self.finding(
             Severity.ERROR,
             [given.site],
@@ -140,5 +143,5 @@ class _Unscaled(nn.Module):
         return self.layers(100 * x)  # type: ignore[no-any-return]
 
 
-def _median(series: tuple[float, ...]) -> float:
+def _median(series: Sequence[float]) -> float:
     return statistics.median(filter(math.isfinite, series))

@@ -29,6 +29,7 @@ class Limits:
     usual: float = limit(0.25, "share of the steps", "measured: most healthy networks stay below")
     chance: float = limit(0.05, "probability", "convention: 5 of 8 steps, 17 of 40")
     rise: float = limit(1e-3, "share of the loss", "above what rounding changes")
+    growth: float = limit(2.0, "second half over first", "beyond it the loss diverges (GS503)")
     converged: float = limit(
         0.1, "share of a constant prediction's loss", "below it training has come far"
     )
@@ -90,8 +91,8 @@ class LossOscillation(Rule[Limits]):
         half = len(pairs) // 2
         first = statistics.median(profile.losses[:half])
         second = statistics.median(profile.losses[half:])
-        # Where every update makes it larger the loss does not swing: it diverges.
-        if not (limits.share < share < 1 and second >= first):
+        # Where every update makes it larger, or it grows, the loss does not swing: it diverges.
+        if not (limits.share < share < 1 and first <= second < limits.growth * first):
             return None
         if binomtest(sum(rises), len(rises), limits.usual, "greater").pvalue > limits.chance:
             return None

@@ -29,9 +29,9 @@ class Limits:
         "behind one unit 1.0, in healthy networks above 1.6",
     )
     tokens: float = limit(
-        1.2,
+        1.8,
         "effective rank of tokens behind attention",
-        "6 layers without skips: 1.04; healthy: 3.4",
+        "6 layers without skips: 1.04; healthy: 3.4; their geometric mean",
     )
     enough: float = limit(
         2.0,

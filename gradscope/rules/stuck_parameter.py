@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,11 @@ class Limits:
         1e-3,
         "share of the largest gradient of the parameters that do change",
         "GS101's limit: below it the gradient has vanished, which is another fault",
+    )
+    moving: float = limit(
+        5e-5,
+        "largest update over weight, of the others",
+        "GS301's limit: below it the learning rate is too small for all of them",
     )
 
 
@@ -74,7 +80,7 @@ class StuckParameter(Rule[Limits]):
             if not any(entry.update_ratio) and (steps := _steps_above(entry, floor))
         }
         stuck = [name for name, steps in still.items() if steps >= limits.steps]
-        if not stuck:
+        if not stuck or (len(stuck) < len(moving) and _fastest(moving) < limits.moving):
             return None
         steps = max(still[name] for name in stuck)
         message = (
@@ -129,3 +135,9 @@ def _steps_above(parameter: ParameterProfile, floor: float) -> int:
 
 def _rms(parameter: ParameterProfile, norm: float) -> float:
     return norm / math.sqrt(parameter.elements)
+
+
+def _fastest(moving: Sequence[ParameterProfile]) -> float:
+    """The largest of the medians of their update ratios, those of zero weights left out."""
+    ratios = ([each for each in entry.update_ratio if each < math.inf] for entry in moving)
+    return max((statistics.median(each) for each in ratios if each), default=math.inf)

@@ -98,7 +98,7 @@ class UpdateRatio(Rule[Limits]):
     code = "GS301"
     name = "update-ratio"
     limits = Limits()
-    explained_by = ("GS701", "GS303", "GS102", "GS104", "GS304")
+    explained_by = ("GS701", "GS303", "GS102", "GS304")
     acts_after_update = True
 
     def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
@@ -137,8 +137,7 @@ class UpdateRatio(Rule[Limits]):
                     sum(harmed), None, profile.source
                 ),
             },
-            # It grows into the upper limit, and acts before it gets there.
-            since=first_faulty(ratio > limits.suspect for ratio in ratios),
+            since=_since(profile, ratios, limits.suspect),
         )
 
     def _too_small(self, profile: Profile, limits: Limits) -> Finding | None:
@@ -206,16 +205,32 @@ def _harmed(profile: Profile, growth: float) -> list[bool]:
     ]
 
 
+def _worse(profile: Profile) -> list[bool]:
+    """Per step, whether the update made the loss of its own batch larger at all."""
+    return [
+        after > before for before, after in zip(profile.losses, profile.losses_after, strict=False)
+    ]
+
+
+def _since(profile: Profile, ratios: Sequence[float], suspect: float) -> int:
+    """The first large update, or the first of those in a row before it that did harm.
+
+    Under SGD updates grow into what is large, and act before they get there.
+    """
+    worse = _worse(profile)
+    step = first_faulty(ratio > suspect for ratio in ratios)
+    while step and step <= len(worse) and worse[step - 1]:
+        step -= 1
+    return step
+
+
 def _goes_the_wrong_way(profile: Profile, ratios: Sequence[float], gentle: float) -> bool:
     """Whether already the small steps at the start all make the loss of their own batch larger.
 
     Then it is no matter of their length.
     """
     first = first_faulty(not ratio < gentle for ratio in ratios)
-    worse = [
-        after > before
-        for before, after in zip(profile.losses[:first], profile.losses_after[:first], strict=False)
-    ]
+    worse = _worse(profile)[:first]
     return bool(worse) and all(worse)
 
 

@@ -145,6 +145,16 @@ def test_an_update_explains_nothing_in_the_step_before_it(monkeypatch: pytest.Mo
     assert order(monkeypatch, *rules) == [("A", None), ("C", "A"), ("B", None)]
 
 
+def test_of_two_faults_of_the_updates_one_explains_the_other_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rules = [
+        Fixed("A", acts_after_update=True),
+        Fixed("B", acts_after_update=True, explained_by=("A",)),
+    ]
+    assert order(monkeypatch, *rules) == [("A", None), ("B", "A")]
+
+
 def test_a_root_counts_by_the_worst_of_its_consequences(monkeypatch: pytest.MonkeyPatch) -> None:
     rules = [
         Fixed("A", Severity.WARNING),

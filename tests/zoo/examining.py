@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 import os
@@ -78,7 +77,7 @@ def examine(case: Case, *, seed: int = 0, published: bool = False) -> Examined:
         steps = max(case.steps, PUBLISHED_STEPS)
         for name, rule_set in RULE_SETS.items():
             try:
-                trace = trace or record(subject, steps, copy.deepcopy(model), seed)
+                trace = trace or record(subject, steps, model, seed)
                 found[name] = rule_set(trace)
             except Exception as error:  # a crash is a result
                 found[name] = f"{type(error).__name__}: {error}"

@@ -112,3 +112,10 @@ def test_momentum_is_no_warm_up() -> None:
 def test_where_it_cannot_know() -> None:
     assert isinstance(check(parameter(update_ratio=()), optimizer=None), Skipped)
     assert check(ratios(9.0), losses_after=GROWS, source=Source.SYNTHETIC) is None
+
+
+def test_it_starts_where_the_updates_begin_to_harm() -> None:
+    growing = ratios(1e-3, 0.02, 0.03, 0.04, 0.06, 0.9, 2.0, 5.0)
+    finding = check(growing, losses_after=(*FALLS[:3], *GROWS[3:]))
+    assert isinstance(finding, Finding)
+    assert finding.since == 3

@@ -21,17 +21,15 @@ from tests.zoo.subjects.optimizers import adam
 from tests.zoo.subjects.pairs import Setup, pair
 from tests.zoo.subjects.tasks import predict_tokens
 
-__all__ = ["CASES", "PAIRS"]
-
 
 @cache
-def remembered(length: int, where: int = 0, batch_size: int = 32) -> Batches:
-    """Noise (batch, length, 4); the class is which feature was high at some early step."""
+def remembered(length: int) -> Batches:
+    """Noise (batch, length, 4); the class is which feature was high at the first step."""
     source = torch.Generator().manual_seed(12)
     inputs = 0.3 * torch.randn(1024, length, 4, generator=source)
     kinds = torch.randint(4, (1024,), generator=source)
-    inputs[torch.arange(1024), where, kinds] += 3.0
-    return Batches(inputs, kinds, batch_size)
+    inputs[torch.arange(1024), 0, kinds] += 3.0
+    return Batches(inputs, kinds, 32)
 
 
 # --- Attention --------------------------------------------------------------------------------
@@ -87,10 +85,6 @@ def forgetful(
             if name.startswith("weight_hh"):
                 nn.init.normal_(parameter, std=std)
     return model
-
-
-def averaged(kind: Callable[..., nn.Module], hidden: int = 32) -> nn.Module:
-    return Recurrent(kind, 4, hidden, 4, mean=True)
 
 
 def remembering(kind: Callable[..., nn.Module], rate: float = 5e-3) -> Setup:

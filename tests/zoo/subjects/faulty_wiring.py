@@ -90,9 +90,8 @@ class Codebook(nn.Module):
 
     def __init__(self, *, straight_through: bool) -> None:
         super().__init__()
-        self.encoder = dense(PIXELS, [96], 8)
+        self.encoder = nn.Sequential(dense(PIXELS, [96], 8), nn.BatchNorm1d(8))
         self.codes = nn.Embedding(32, 8)
-        nn.init.normal_(self.codes.weight, std=0.1)
         self.decoder = dense(8, [96], PIXELS)
         self.straight_through = straight_through
 

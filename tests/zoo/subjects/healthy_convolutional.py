@@ -293,7 +293,7 @@ CASES = (
     *fresh_and_trained(
         "mobilenet-relu6",
         lambda: mobilenet(nn.ReLU6, squeeze=False),
-        rmsprop(2e-3, momentum=0.9),
+        rmsprop(5e-4, momentum=0.9),
         data=SMALL,
         trained=150,
     ),

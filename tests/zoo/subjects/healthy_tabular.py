@@ -217,7 +217,7 @@ CASES = (
         data=CLASSES,
     ),
     *fresh_and_trained(
-        "sine-network", siren, adam(5e-4), step=regress, data=Coordinates, trained=300
+        "sine-network", siren, adam(1e-4), step=regress, data=Coordinates, trained=300
     ),
     *fresh_and_trained(
         "physics-informed",
