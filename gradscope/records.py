@@ -265,7 +265,7 @@ class ParameterProfile:
             gradient of every step to half of the type's digits: no training tells them apart. Rows
             of zeros count where their gradients are zero too; 0 where no gradient arrived.
         row_spread: standard deviation of the norms of its rows over their mean, before the first
-            step (dimensionless); NaN for fewer than two dimensions and frozen parameters.
+            step (dimensionless); 0 for fewer than two dimensions and frozen parameters.
     """
 
     name: str
@@ -278,7 +278,7 @@ class ParameterProfile:
     update_ratio: tuple[float, ...]
     duplicate_rows: float = 0.0
     symmetric_rows: float = 0.0
-    row_spread: float = float("nan")
+    row_spread: float = 0.0
 
     @property
     def elements(self) -> int:

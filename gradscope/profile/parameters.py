@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -180,7 +179,7 @@ class Parameters:
                     update_ratio=tuple(step[name] for step in self._updates),
                     duplicate_rows=0.0 if rows is None else rows.duplicates,
                     symmetric_rows=0.0 if rows is None else rows.symmetric,
-                    row_spread=math.nan if rows is None else rows.spread,
+                    row_spread=0.0 if rows is None else rows.spread,
                 )
             )
         return tuple(profiles)

@@ -82,7 +82,7 @@ class NoGradient(Rule[Limits]):
             return Skipped(self.code, "the loss is exactly zero, so there is nothing to learn")
         used = [entry for entry in profile.parameters if entry.reached and entry.elements]
         eligible = [entry for entry in used if entry.trainable]
-        if used and not eligible:
+        if used and not eligible and profile.optimizer is not None:
             return self._found(
                 profile, limits, used, f"All {len(used)} parameters of the model are frozen."
             )

@@ -119,9 +119,6 @@ ODD: dict[str, tuple[Callable[[], nn.Module], Callable[[], Iterable[Any]], Calla
     "tied weights": (lambda: Language(True), tokens, next_token),
     "batch of one": (relu_net, lambda: classified(1, 32), cross_entropy),
     "frozen trunk": (half_frozen, lambda: classified(64, 32), cross_entropy),
-    "everything frozen": (
-        lambda: relu_net().requires_grad_(False), lambda: classified(64, 32), cross_entropy
-    ),
     "eval mode": (lambda: convolutions().eval(), lambda: classified(32, 3, 10, 10), cross_entropy),
     "in-place ReLU": (
         lambda: perceptron(lambda: nn.ReLU(inplace=True), layers=3),

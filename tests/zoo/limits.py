@@ -2,8 +2,8 @@
 
 python -m tests.zoo.limits [CODE...] [--half calibration|score|all] [--jobs 2] [--reuse]
 
-Everything else as it is, a limit is moved up and down until the rule says something else. *gap* is
-the factor between the healthy subject and the subject with that fault which lie nearest to each
+Everything else as it is, a limit is moved up and down until the rule says something else (a limit
+of zero stays). *gap* is the factor between the healthy subject and the subject with that fault which lie nearest to each
 other: above 1 some limit tells all of them apart.
 """
 
@@ -25,13 +25,10 @@ from tests.zoo.subjects import cases
 __all__ = ["Flip", "flip"]
 
 DECADES = 9
-"""How far a limit is moved up and down."""
+"""How far a limit is moved up and down; what flips and flips back within one is not seen."""
 
-PER_DECADE = 3
-"""Steps in which it is moved; what flips and flips back within one of them is not seen."""
-
-HALVINGS = 10
-"""Of the last step: they find the value to within 0.1 %."""
+HALVINGS = 12
+"""Of the last decade: they find the value to within 0.1 %."""
 
 Verdict = Severity | None
 
@@ -61,22 +58,26 @@ def flip(rule: Rule[Any], profile: Profile, name: str) -> Flip:
         found = rule.check(profile, replace(rule.limits, **{name: value}))
         return found.severity if isinstance(found, Finding) else None
 
+    def flips_at(inside: float, outside: float) -> float:
+        for _ in range(HALVINGS):
+            middle = (inside + outside) / 2
+            if verdict(middle) is now:
+                inside = middle
+            else:
+                outside = middle
+        return outside
+
     now = verdict(0)
-    for step in range(1, DECADES * PER_DECADE + 1):
-        for direction in (-1, 1):
-            outside = direction * step / PER_DECADE
-            other = verdict(outside)
-            if other is now:
-                continue
-            inside = direction * (step - 1) / PER_DECADE
-            for _ in range(HALVINGS):
-                middle = (inside + outside) / 2
-                if verdict(middle) is now:
-                    inside = middle
-                else:
-                    outside = middle
-            more = _weight(other) > _weight(now)
-            return Flip(current * 10**outside, more == (direction > 0), now)
+    for decade in range(1, DECADES + 1):
+        places = [
+            flips_at(sign * (decade - 1), sign * decade)
+            for sign in (-1, 1)
+            if verdict(sign * decade) is not now
+        ]
+        if places:
+            nearest = min(places, key=abs)
+            more = _weight(verdict(nearest)) > _weight(now)
+            return Flip(current * 10**nearest, more == (nearest > 0), now)
     return Flip(None, False, now)
 
 
@@ -88,12 +89,18 @@ def _weight(verdict: Verdict) -> int:
 
 
 def print_limit(rule: Rule[Any], name: str, profiles: dict[str, Profile]) -> None:
-    flips = {case: flip(rule, profile, name) for case, profile in profiles.items()}
-    healthy = {case: seen for case, seen in flips.items() if cases()[case].healthy}
-    faulty = {case: seen for case, seen in flips.items() if rule.code in cases()[case].must}
+    labels = {case: cases()[case] for case in profiles}
+    healthy, faulty = (
+        {case: flip(rule, profiles[case], name) for case in chosen}
+        for chosen in (
+            [case for case, label in labels.items() if label.healthy],
+            [case for case, label in labels.items() if rule.code in label.must],
+        )
+    )
     print_group("healthy", healthy)
     print_group(rule.code, faulty)
-    ups = [seen.fires_above for seen in flips.values() if seen.value is not None]
+    flips = [*healthy.values(), *faulty.values()]
+    ups = [seen.fires_above for seen in flips if seen.value is not None]
     if not ups:
         return
     fires_above = sum(ups) * 2 >= len(ups)

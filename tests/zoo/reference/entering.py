@@ -76,7 +76,7 @@ class Rows:
 
     def __init__(self, weight: nn.Parameter) -> None:
         self.pairs: set[tuple[int, int]] = set()
-        self.duplicates, self.arrived, self.spread = 0.0, False, float("nan")
+        self.duplicates, self.arrived, self.spread = 0.0, False, 0.0
         if not weight.requires_grad or weight.ndim < 2 or weight[0].numel() < 2:
             return
         self.rows = flat(weight).copy()
