@@ -3,8 +3,8 @@
 python -m tests.zoo.limits [CODE...] [--half calibration|score|all] [--jobs 2] [--reuse]
 
 Everything else as it is, a limit is moved up and down until the rule says something else (a limit
-of zero stays). *gap* is the factor between the healthy subject and the subject with that fault which
-lie nearest to each other: above 1 some limit tells all of them apart.
+of zero stays). *gap* is the factor between the healthy subject and the subject with that fault
+which lie nearest to each other: above 1 some limit tells all of them apart.
 """
 
 from __future__ import annotations
