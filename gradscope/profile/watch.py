@@ -150,9 +150,9 @@ class Watch:
         computes_weights = "parametrizations" in name.split(".")
         root = module is self._model
         kind = operators.kind_of(module)
-        # A model that is a single layer is its only site.
-        whole = root and any(True for _ in module.children())
-        role = None if whole or computes_weights else operators.role_of(module)
+        # A model that is one of torch's layers is its only site.
+        composite = root and not _is_torchs(kind)
+        role = None if composite or computes_weights else operators.role_of(module)
         silent = computes_weights or operators.is_activation(module)
         layers = not _is_torchs(kind) and role is None
         mask = operators.saturation(module) if role is Role.ACTIVATION else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,8 @@ class Limits:
     chance: float = limit(0.05, "probability", "convention: 5 of 8 steps, 17 of 40")
     rise: float = limit(1e-3, "share of the loss", "above what rounding changes")
     growth: float = limit(2.0, "second half over first", "beyond it the loss diverges (GS503)")
+    jump: float = limit(2.0, "times the loss", "a jump: updates make their batches' loss so large")
+    jumps: float = limit(3, "jumps", "measured: at most 1 in a healthy network")
     converged: float = limit(
         0.1, "share of a constant prediction's loss", "below it training has come far"
     )
@@ -43,10 +46,12 @@ class LossOscillation(Rule[Limits]):
     Passes each batch again after the update that was made from it. It fires where the loss of
     that very batch is larger afterwards in more than 40 % of the steps, and in so many that
     chance does not explain it where a quarter is usual, but not in all; and where the median loss
-    of the second half of the steps is no smaller than that of the first. That the loss differs
-    from batch to batch is normal and does not count. It looks only where the loss is at least a
-    tenth of that of the best constant prediction: near its minimum a loss need not fall, and
-    whether it is near is not known of losses that are none of torch's.
+    of the second half of the steps is no smaller than that of the first. It fires, too, where
+    updates throw the loss of their own batches to twice as much and above that of the best constant
+    prediction, and it falls to half of that again, three times over. That the loss differs from
+    batch to batch is normal and does not count. It looks only where the loss is at least a tenth of
+    that of the best constant prediction: near its minimum a loss need not fall, and whether it is
+    near is not known of losses that are none of torch's.
 
     ## Why it is bad
     The optimizer jumps across the valley that it should go down in: each update throws the weights
@@ -71,6 +76,7 @@ class LossOscillation(Rule[Limits]):
     limits = Limits()
     explained_by = ("GS701", "GS303", "GS102", "GS301")
     acts_after_update = True
+    steps = 24
 
     def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
         if profile.source is Source.SYNTHETIC:
@@ -87,8 +93,12 @@ class LossOscillation(Rule[Limits]):
         if not all(math.isfinite(value) for pair in pairs for value in pair):
             return None
         rises = [after - before > limits.rise * abs(before) for before, after in pairs]
+        return self._swings(profile, rises, limits) or self._jumps(profile, trivial, limits)
+
+    def _swings(self, profile: Profile, rises: list[bool], limits: Limits) -> Finding | None:
+        """Where many updates overshoot, and the loss stays."""
         share = sum(rises) / len(rises)
-        half = len(pairs) // 2
+        half = len(rises) // 2
         first = statistics.median(profile.losses[:half])
         second = statistics.median(profile.losses[half:])
         # Where every update makes it larger, or it grows, the loss does not swing: it diverges.
@@ -106,11 +116,32 @@ class LossOscillation(Rule[Limits]):
             since=first_faulty(rises),
         )
 
+    def _jumps(self, profile: Profile, trivial: float, limits: Limits) -> Finding | None:
+        """Where updates throw the loss up again and again, and it falls in between."""
+        jumps = [
+            (step, top)
+            for step, factor, top in _climbs(profile)
+            if factor > limits.jump
+            and top > trivial
+            and min(profile.losses_after[step:]) < top / limits.jump
+        ]
+        if len(jumps) < limits.jumps:
+            return None
+        tops = ", ".join(f"{top:.3g}" for _, top in jumps[:3])
+        return self.finding(
+            Severity.WARNING,
+            most_moved(profile),
+            f"{len(jumps)} times in {profile.steps} steps the updates throw the loss above the "
+            f"{trivial:.3g} of a constant prediction, to {tops}, and it falls again.",
+            {"jumps of the loss": Measure(len(jumps), limits.jumps, profile.source)},
+            since=jumps[0][0],
+        )
+
     def bad(self) -> Subject:
-        return _trained_at(0.3)
+        return _trained_at(0.2)
 
     def good(self) -> Subject:
-        return _trained_at(0.03)
+        return _trained_at(0.002)
 
 
 def _trained_at(rate: float) -> Subject:
@@ -122,7 +153,7 @@ def _trained_at(rate: float) -> Subject:
     subject = random_subject(
         f"a learning rate of {rate:g} on inputs around {_MEAN:g}",
         lambda: nn.Sequential(nn.Linear(32, 10)),
-        build_optimizer=lambda parameters: torch.optim.SGD(parameters, lr=rate),
+        build_optimizer=lambda parameters: torch.optim.SGD(parameters, lr=rate, momentum=0.9),
     )
     return dataclasses.replace(subject, step=step)
 
@@ -132,3 +163,20 @@ def _trivial(profile: Profile) -> float:
     known = profile.loss_call.trivial if profile.loss_call is not None else ()
     finite = [value for value in known if math.isfinite(value)]
     return statistics.fmean(finite) if finite else math.inf
+
+
+def _climbs(profile: Profile) -> Iterator[tuple[int, float, float]]:
+    """Runs of updates that each make the loss of their batch larger.
+
+    Yields their first step, the product of their factors, and the largest loss after one of them.
+    """
+    step, factor, top = 0, 1.0, 0.0
+    for index, (before, after) in enumerate(
+        zip(profile.losses, profile.losses_after, strict=False)
+    ):
+        if after > before > 0:
+            step = step if top else index
+            factor, top = factor * after / before, max(top, after)
+        elif top:
+            yield step, factor, top
+            factor, top = 1.0, 0.0

@@ -42,16 +42,29 @@ def as_drawn(profile: Profile) -> bool:
 def free_layers(profile: Profile) -> dict[SiteProfile, list[ParameterProfile]]:
     """The layers whose scale nothing right behind them undoes, each with its trainable weights.
 
-    Layers right before attention are left out, too: what their scale does shows in the scores.
+    Layers right before attention are left out, too: what their scale does shows in the scores. An
+    output without a weight of its own is taken to be tied to the embedding of as many rows.
     """
     at = {site.index: site for site in profile.sites}
     owned: dict[str, list[ParameterProfile]] = {}
     for parameter in profile.parameters:
         owned.setdefault(parameter.name.rpartition(".")[0], []).append(parameter)
+    embeddings = [
+        weight
+        for site in profile.sites
+        if site.role is Role.EMBEDDING
+        for weight in owned.get(site.module, ())
+    ]
     layers: dict[SiteProfile, list[ParameterProfile]] = {}
     for site in profile.sites:
         if site.role is Role.LAYER and not _normalised(at, site.index + 1):
             weights = [each for each in owned.get(site.module, ()) if _is_weight(each, site)]
+            if site.is_output and not weights:
+                weights = [
+                    each
+                    for each in embeddings
+                    if each.shape[0] == site.units and _is_weight(each, site)
+                ]
             if weights and not _before_attention(at, site):
                 layers[site] = weights
     return layers

@@ -184,7 +184,7 @@ def test_a_run_that_ends_well(act: Act, optimizer: bool, mode: str) -> None:
 
 
 class Fault:
-    """Raises at one of its calls, counted over all copies of the model."""
+    """Raises from one of its calls on, counted over all copies of the model."""
 
     def __init__(self, call: int, raised: BaseException) -> None:
         self.left, self.raised = call, raised
@@ -192,7 +192,7 @@ class Fault:
 
     def __call__(self) -> None:
         self.left -= 1
-        if self.left == 0:
+        if self.left <= 0:
             self.fired = True
             raise self.raised
 

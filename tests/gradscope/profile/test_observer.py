@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import gradscope
-from gradscope.records import Profile, SiteProfile
+from gradscope.records import Profile, Role, SiteProfile
 
 
 def mean_square(output: Any, batch: Any) -> Tensor:
@@ -101,9 +101,11 @@ def test_an_output_inside_a_structure_is_found() -> None:
     assert str(found.site("aside").backward_rms) == "(nan, nan)"
 
 
-def test_a_single_layer_has_no_sites_and_nothing_false_is_said_of_its_batches() -> None:
+def test_a_model_that_is_one_layer_is_its_only_site() -> None:
     found = profile(nn.Linear(4, 2), 8, 4)
-    assert found.sites == ()
+    [site] = found.sites
+    assert (site.name, site.module, site.role) == ("(model)", "", Role.LAYER)
+    assert site.is_output
     assert found.parameters[0].reached
     assert "variation" not in [entry.what for entry in found.skipped]
 

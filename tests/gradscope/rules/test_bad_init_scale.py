@@ -8,12 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from gradscope.pipeline import scan
 from gradscope.records import Finding, LossCall, Role, Skipped, Source
 from gradscope.rules.bad_init_scale import BadInitScale
 from gradscope.rules.subjects import perceptron, random_subject
+from gradscope.subject import Subject
 from tests.gradscope.rules.making import layer, parameter, profile, site
 
 RULE = BadInitScale()
@@ -157,3 +159,28 @@ def test_recurrent_layers(kind: type[nn.RNNBase]) -> None:
     for std, found in ((1.0, ["GS303"]), (1e-3, ["GS303"]), (None, [])):
         subject = random_subject("recurrent", lambda std=std: Last(std), shape=(16, 12, 4))
         assert [each.code for each in scan(subject, select=["GS303"]).findings] == found
+
+
+class Tied(nn.Module):
+    """The embedding is the head too, drawn on ``std``."""
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(16, 256)
+        nn.init.normal_(self.embed.weight, std=std)
+        self.norm = nn.LayerNorm(256)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.norm(self.embed(tokens).mean(1)) @ self.embed.weight.T
+
+
+@pytest.mark.parametrize(("std", "codes"), [(1.0, {"GS303"}), (256**-0.5, set())])
+def test_an_embedding_that_is_the_head_is_judged_as_a_head(std: float, codes: set[str]) -> None:
+    tokens = torch.randint(16, (8, 32, 4), generator=torch.Generator().manual_seed(0))
+    subject = Subject.of(
+        Tied(std),
+        [(batch, batch[:, 0]) for batch in tokens],
+        lambda output, batch: nn.functional.cross_entropy(output, batch[1]),
+    )
+    report = scan(subject, select=["GS303"])
+    assert {finding.code for finding in report.findings} == codes

@@ -65,6 +65,27 @@ def test_a_loss_that_every_update_raises_does_not_swing() -> None:
     assert check(SWINGING, (1.5,) * 8) is None
 
 
+JUMPING = (0.5, 1.0, 1.0) * 3 + (0.5,)
+"""Losses of which every third update makes six times as much."""
+THROWN = (0.9, 0.9, 6.0) * 3 + (0.9,)
+
+
+def test_a_loss_thrown_up_three_times_is_found() -> None:
+    finding = check(JUMPING, THROWN)
+    assert isinstance(finding, Finding)
+    assert finding.since == 2
+    assert finding.evidence["jumps of the loss"].value == 3
+    assert check(JUMPING[:8], THROWN[:8]) is None
+    assert check(tuple(loss / 4 for loss in JUMPING), THROWN) is None
+
+
+def test_a_loss_thrown_up_once_and_for_all_does_not_swing() -> None:
+    assert (
+        check((0.5, 3.0, 9.0, 27.0, 81.0, 81.0, 81.0, 81.0), (6.0, 3.0, 3.0, 3.0) + (0.9,) * 4)
+        is None
+    )
+
+
 def test_rounding_is_no_rise() -> None:
     assert check((2.3,) * 8, (1 + 1e-6,) * 7 + (1.0,)) is None
 
