@@ -3,7 +3,8 @@
 # make check   format, lint, types, import layers, generated docs
 # make docs    writes the pages of rules and remedies from the code
 # make bench   the benchmarks
-# make score   how often the rules are right on the labelled subjects of the zoo
+# make score   how often the rules are right on the labelled subjects of the zoo; on those that no
+#              limit was set by: make score SCORE_ARGS='--half held-out'
 # make clean   removes everything made here
 # Needs Python 3.11 or newer (PYTHON=python3.12 to choose), make, and a package index.
 

@@ -81,8 +81,8 @@ def _relations(rule: Rule[Any]) -> dict[str, str]:
     from gradscope.cli.options import DEFAULT_STEPS
 
     return {
-        "caused by": _named(registry.explaining(rule.code), "where one is found too, begin there"),
-        "leads to": _named(registry.explained(rule.code), "they should go with it"),
+        "caused by": _named(registry.causes_of(rule.code), "where one is found too, begin there"),
+        "leads to": _named(registry.consequences_of(rule.code), "they should go with it"),
         "remedies": ", ".join(remedy.name for remedy in registry.treating(rule.code))
         or "none of gradscope's; the text above says what to change",
         "steps": f"{rule.steps}; scan with --steps {rule.steps}"

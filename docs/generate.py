@@ -62,8 +62,8 @@ def rule_pages() -> Iterator[tuple[Path, str]]:
             for remedy in registry.treating(rule.code)
             if registry.origin(remedy) == registry.OWN
         ]
-        causes = registry.explaining(rule.code)
-        effects = [other for other in registry.explained(rule.code) if other in rules]
+        causes = registry.causes_of(rule.code)
+        effects = [other for other in registry.consequences_of(rule.code) if other in rules]
         yield (
             DOCS / "rules" / f"{rule.name}.md",
             f"# {rule.code} {rule.name}\n\n{page(rule)}\n\n## Limits\n\n"

@@ -9,7 +9,7 @@ from typing import Any
 from gradscope import registry
 from gradscope.config import Settings
 from gradscope.configured import rules_to_run
-from gradscope.records import Finding, Findings, Profile, Skipped
+from gradscope.records import Finding, Findings, Profile, Skipped, Source
 from gradscope.rules import Rule
 
 __all__ = ["diagnose"]
@@ -44,6 +44,9 @@ def diagnose(
     skipped = list(profile.skipped)
     for entry in running:
         rule, shown = entry.rule, entry.shown(profile)
+        if rule.needs_data and profile.source is Source.SYNTHETIC:
+            skipped.append(Skipped(rule.code, "it needs data: the inputs and the loss are made up"))
+            continue
         if shown is not profile:
             skipped.append(
                 Skipped(f"{rule.code} at {', '.join(entry.unseen)}", "the settings ignore it there")
@@ -77,7 +80,7 @@ def _cause(rule: Rule[Any], found: Mapping[str, Finding]) -> str | None:
         if code in found:
             # Of two faults of the updates, one can be there as soon as the other.
             late = registry.rules()[code].acts_after_update and not rule.acts_after_update
-            if found[code].since + late <= shows:
+            if found[code].since + late <= shows or rule.whole:
                 return code
     return None
 

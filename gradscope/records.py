@@ -281,6 +281,11 @@ class ParameterProfile:
     row_spread: float = 0.0
 
     @property
+    def module(self) -> str:
+        """Name of the module that owns it."""
+        return self.name.rpartition(".")[0]
+
+    @property
     def elements(self) -> int:
         product = 1
         for extent in self.shape:
@@ -327,10 +332,13 @@ class LossCall:
         target_low, target_high: the range of its targets over all steps; class numbers where they
             are class numbers.
         targets_vary: whether the targets of a batch differ from each other.
-        chance: the loss of a prediction that favours nothing: ln C for C classes, ln 2 for yes or
+        guess: the loss of a prediction that favours nothing: ln C for C classes, ln 2 for yes or
             no; NaN for other losses.
-        trivial: per step, the loss of the best prediction that is the same for all samples: the
+        constant: per step, the loss of the best prediction that is the same for all samples: the
             entropy of the labels, the variance of the targets; NaN where it is not known.
+        total_low, total_high: the range of what one prediction adds up to over its classes: of the
+            values where ``cross_entropy`` is given none below 0, of their exponentials for
+            ``nll_loss``; NaN elsewhere.
     """
 
     function: str
@@ -341,8 +349,10 @@ class LossCall:
     target_low: float
     target_high: float
     targets_vary: bool
-    chance: float
-    trivial: tuple[float, ...]
+    guess: float
+    constant: tuple[float, ...]
+    total_low: float = float("nan")
+    total_high: float = float("nan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,8 +413,8 @@ class Profile:
         output_variation: of the first tensor that the model returned with a row for each sample
             (else several), per step, as ``SiteProfile.variation``; empty where there is none.
         loss_call: the loss function that was called; None where torch's were not.
-        first_input: None where the first site is no layer with weights, or is given no data in
-            floating point.
+        first_inputs: of each layer with weights that data reaches first; empty where it is in
+            no floating point.
         clipping: per step, the gradient's norm that the optimizer's update was made from over the
             norm before hooks of the optimizer changed it; empty where no optimizer was given.
         modes: None where it was skipped.

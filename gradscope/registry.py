@@ -20,8 +20,8 @@ from gradscope.rules import Rule, describe_limits
 
 __all__ = [
     "OWN",
-    "explained",
-    "explaining",
+    "causes_of",
+    "consequences_of",
     "matching",
     "origin",
     "remedies",
@@ -122,14 +122,14 @@ def matching(keys: Iterable[str]) -> set[str]:
     return matched
 
 
-def explained(code: str) -> list[Rule[Any]]:
-    """The rules whose faults that of the rule with this code may bring about."""
-    return [rule for rule in rules().values() if code in rule.explained_by]
-
-
-def explaining(code: str) -> list[Rule[Any]]:
+def causes_of(code: str) -> list[Rule[Any]]:
     """The rules whose faults may bring that of the rule with this code about, as it ranks them."""
     return [rules()[cause] for cause in rules()[code].explained_by if cause in rules()]
+
+
+def consequences_of(code: str) -> list[Rule[Any]]:
+    """The rules whose faults that of the rule with this code may bring about."""
+    return [rule for rule in rules().values() if code in rule.explained_by]
 
 
 def treating(code: str) -> list[Remedy]:

@@ -28,11 +28,13 @@ _SIGNATURES = {
     for name in (*_OF_CLASSES, *_OF_CHANCES, *_OF_NUMBERS, "kl_div")
 }
 
-# Autograd's names of operations that bound what they return, and what the functions are called.
+# Autograd's names of operations that bound what they return, or end a softmax worked out by hand,
+# and what the functions are called.
 _BOUNDS = {
     "Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid", "Tanh": "tanh",
     "Relu": "relu", "Hardtanh": "hardtanh", "Hardsigmoid": "hardsigmoid", "Clamp": "clamp",
     "ClampMin": "clamp", "ClampMax": "clamp", "LogSigmoid": "logsigmoid", "Softplus": "softplus",
+    "Div": "division", "Exp": "exp",
 }  # fmt: skip
 
 # A loss that is the call's own result, but for rounding.
@@ -74,7 +76,7 @@ class LossCalls:
             own = math.isclose(value, loss, rel_tol=_SAME, abs_tol=_SAME)
             own |= not (math.isfinite(value) and math.isfinite(loss))
             targets = found if own and not calls else targets
-            calls.append(call if own else replace(call, chance=math.nan))
+            calls.append(call if own else replace(call, guess=math.nan))
         self._steps.append(calls)
         self._now = []
         return targets
@@ -92,11 +94,11 @@ class LossCalls:
         alike = [
             call for calls in self._steps for call in calls if (call.function, call.behind) == kind
         ]
-        trivial = [
+        constant = [
             value if calls and (calls[0].function, calls[0].behind) == kind else math.nan
             for value, calls in zip(self._trivial, self._steps, strict=True)
         ]
-        return replace(_together(alike), trivial=tuple(trivial))
+        return replace(_together(alike), constant=tuple(constant))
 
 
 def of_all_processes(calls: Sequence[LossCall | None]) -> LossCall | None:
@@ -110,6 +112,8 @@ def _together(calls: Sequence[LossCall]) -> LossCall:
         calls[0],
         input_low=min(call.input_low for call in calls),
         input_high=max(call.input_high for call in calls),
+        total_low=min(call.total_low for call in calls),
+        total_high=max(call.total_high for call in calls),
         target_low=min(call.target_low for call in calls),
         target_high=max(call.target_high for call in calls),
         targets_vary=any(call.targets_vary for call in calls),
@@ -123,6 +127,7 @@ def _read(name: str, given: dict[str, Any], made: Tensor, target: Tensor) -> tup
         target = kept if kept.numel() else target
     classes = made.shape[1 if made.ndim > 1 else 0] if name in _OF_CLASSES else 0
     input_low, input_high = _range(made.detach())
+    total_low, total_high = _totals(name, made.detach(), input_low)
     target_low, target_high = _range(target)
     call = LossCall(
         function=name,
@@ -130,16 +135,18 @@ def _read(name: str, given: dict[str, Any], made: Tensor, target: Tensor) -> tup
         outputs=classes or (made.shape[-1] if made.ndim > 1 else 1),
         input_low=input_low,
         input_high=input_high,
+        total_low=total_low,
+        total_high=total_high,
         target_low=target_low,
         target_high=target_high,
         targets_vary=bool((target != target[:1]).any()),
-        chance=_chance(name, given, classes),
-        trivial=(),
+        guess=_guess(name, given, classes),
+        constant=(),
     )
     return call, _target_sums(name, given, classes, target)
 
 
-def _chance(name: str, given: dict[str, Any], classes: int) -> float:
+def _guess(name: str, given: dict[str, Any], classes: int) -> float:
     """The mean loss of a prediction that favours nothing; NaN where it is not known."""
     if given.get("reduction") == "sum":
         return math.nan
@@ -152,13 +159,12 @@ def _chance(name: str, given: dict[str, Any], classes: int) -> float:
 def _target_sums(name: str, given: dict[str, Any], classes: int, target: Tensor) -> Sums:
     """What the best constant prediction follows from; empty where its loss is not known.
 
-    That is: where the loss is summed, where weights of single classes or a smoothing of labels
-    change it, and where it is a loss of another kind.
+    That is: where the loss is summed, where weights of single classes or samples or a smoothing of
+    labels change it, and where it is a loss of another kind.
     """
-    weights = ("weight", "pos_weight")
     if given.get("reduction") == "sum" or given.get("label_smoothing"):
         return {}
-    if any(given.get(weight) is not None for weight in weights):
+    if given.get("weight") is not None:
         return {}
     if name in _OF_CLASSES:
         if target.is_floating_point():
@@ -169,7 +175,11 @@ def _target_sums(name: str, given: dict[str, Any], classes: int, target: Tensor)
     values = target.to(wide(target))
     count = torch.full((), len(values), dtype=values.dtype, device=values.device)
     if name in _OF_CHANCES:
-        return {"chances": values.sum(dim=0), "count": count}
+        weight = given.get("pos_weight")
+        yes = values.sum(dim=0)
+        no = count - yes
+        yes = yes if weight is None else yes * weight.to(yes)
+        return {"yes": yes, "no": no, "count": count}
     if name == "mse_loss":
         return {"numbers": values.sum(dim=0), "squares": (values**2).sum(dim=0), "count": count}
     return {}
@@ -180,13 +190,25 @@ def _trivial(targets: Sums) -> float:
     if "labels" in targets:
         shares = targets["labels"] / targets["labels"].sum()
         return float(torch.special.entr(shares).sum())
-    if "chances" in targets:
-        mean = (targets["chances"] / targets["count"]).clamp(0, 1)
-        return float(functional.binary_cross_entropy(mean, mean))
+    if "yes" in targets:
+        weights = targets["yes"] + targets["no"]
+        best = (targets["yes"] / weights).clamp(0, 1)
+        losses = functional.binary_cross_entropy(best, best, reduction="none")
+        return float((losses * weights / targets["count"]).mean())
     if "numbers" in targets:
         mean, squares = (targets[what] / targets["count"] for what in ("numbers", "squares"))
         return float((squares - mean**2).clamp(min=0).mean())
     return math.nan
+
+
+def _totals(name: str, made: Tensor, low: float) -> tuple[float, float]:
+    """The range of what the classes of one prediction add up to; NaN where it tells nothing."""
+    classes = min(1, made.ndim - 1)
+    if name == "nll_loss":
+        return _range(made.to(wide(made)).exp().sum(dim=classes))
+    if name == "cross_entropy" and low >= 0:
+        return _range(made.to(wide(made)).sum(dim=classes))
+    return math.nan, math.nan
 
 
 def _range(x: Tensor) -> tuple[float, float]:

@@ -32,7 +32,10 @@ class Rule(ABC, Generic[L]):
         explained_by: codes of the faults that bring this one about, most fundamental first.
         acts_after_update: whether the fault is one of the updates, so that nothing that shows in
             the step before the first faulty one is its doing.
-        steps: how many ``bad()`` and ``good()`` need, for rules over time.
+        whole: whether the fault is read from all steps together, so that an update among them may
+            have brought it about.
+        needs_data: whether made-up inputs leave it nothing to say; it is skipped on them.
+        example_steps: how many ``bad()`` and ``good()`` need to be told apart.
     """
 
     code: ClassVar[str]
@@ -40,7 +43,14 @@ class Rule(ABC, Generic[L]):
     limits: L
     explained_by: ClassVar[tuple[str, ...]] = ()
     acts_after_update: ClassVar[bool] = False
-    steps: ClassVar[int] = 8
+    whole: ClassVar[bool] = False
+    needs_data: ClassVar[bool] = False
+    example_steps: ClassVar[int] = 8
+
+    @property
+    def steps(self) -> int:
+        """How many steps the rule looks from on by default: its limit of that name, else 1."""
+        return int(getattr(self.limits, "steps", 1))
 
     @abstractmethod
     def check(self, profile: Profile, limits: L) -> Finding | Skipped | None:

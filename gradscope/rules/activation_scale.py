@@ -27,8 +27,8 @@ _ON_LOGITS = ("cross_entropy", "binary_cross_entropy_with_logits")
 class Limits:
     """Each is the RMS of a layer's output over that of the first layer's (dimensionless)."""
 
-    growth: float = limit(1e3, "ratio", "design; 54 healthy networks: at most 76")
-    decay: float = limit(1e-3, "ratio", "design; 54 healthy networks: at least 0.05")
+    growth: float = limit(1e3, "ratio", "chosen; 54 healthy networks: at most 76")
+    decay: float = limit(1e-3, "ratio", "chosen; 54 healthy networks: at least 0.05")
 
 
 class ActivationScale(Rule[Limits]):

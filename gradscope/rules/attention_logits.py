@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gradscope.records import Finding, Measure, Profile, Severity, SiteProfile, Skipped, Source
 from gradscope.rules import Rule, first_faulty, in_most_steps, limit
-from gradscope.rules.chance import loss_over_trivial
+from gradscope.rules.baseline import loss_over_constant
 from gradscope.rules.signal import finite_median
 from gradscope.rules.subjects import random_subject
 from gradscope.subject import Subject
@@ -21,16 +21,16 @@ __all__ = ["AttentionLogits", "Limits"]
 
 @dataclass(frozen=True)
 class Limits:
-    entropy: float = limit(0.1, "nat", "design")
+    entropy: float = limit(0.1, "nat", "chosen: decision 21")
     untrained_entropy: float = limit(
         0.5,
         "share of the logarithm of the keys",
         "fresh: above 0.62; unscaled, Xavier: 0.15 to 0.36",
     )
     peak: float = limit(8.0, "largest score", "fresh: at most 6.5; unscaled, Xavier: 19 to 35")
-    chance: float = limit(0.9, "share of the loss of a constant prediction", "measured")
+    untrained: float = limit(0.9, "share of the loss of a constant prediction", "measured")
     learned: float = limit(0.5, "share of the loss of a constant prediction", "measured")
-    growth: float = limit(10.0, "last peak over the first", "design")
+    growth: float = limit(10.0, "last peak over the first", "chosen: decision 21")
     grown: float = limit(100.0, "largest score", "Dehghani et al. 2023, section 3.2: beyond 1e4")
 
 
@@ -43,7 +43,7 @@ class AttentionLogits(Rule[Limits]):
     alike, zero where each query looks at one key. It fires where
 
     - the entropy of some attention is all but zero, and the model has not learned much by it;
-    - the model predicts no better than chance, and all its attention has less than half of
+    - the model predicts no better than a constant, and all its attention has less than half of
       the entropy that it can have: so sharp at random;
     - the scores have grown tenfold over the steps, to a hundred or more.
 
@@ -84,7 +84,7 @@ class AttentionLogits(Rule[Limits]):
         ]
         if not seen:
             return None
-        level = loss_over_trivial(profile)
+        level = loss_over_constant(profile)
         # On made-up data nobody knows.
         learned = profile.source is Source.SYNTHETIC if level is None else level < limits.learned
         collapsed = [
@@ -92,7 +92,7 @@ class AttentionLogits(Rule[Limits]):
         ]
         if collapsed:
             return self._found(profile, collapsed, limits.entropy, "")
-        untrained = level is not None and level >= limits.chance
+        untrained = level is not None and level >= limits.untrained
         bounds = [limits.untrained_entropy * math.log(_keys(site)) for site in seen]
         if untrained and all(
             self._sharp(site, limits, bound) for site, bound in zip(seen, bounds, strict=True)

@@ -16,7 +16,6 @@ from gradscope.records import (
     Role,
     Severity,
     SiteProfile,
-    Source,
 )
 from gradscope.rules import Rule, limit
 from gradscope.rules.subjects import perceptron, random_subject
@@ -24,6 +23,7 @@ from gradscope.rules.weight_scale import (
     LARGEST_USUAL,
     as_drawn,
     free_layers,
+    fresh_spread,
     scale,
     smallest_usual,
 )
@@ -62,6 +62,7 @@ class Limits:
         "N(0, 0.01) in three layers of 64: 0.006; a healthy network of sines: 0.045",
     )
     left_in_time: float = limit(1e-14, "ratio of backward signals", "that of GS602")
+    fresh: float = fresh_spread()
 
 
 class BadInitScale(Rule[Limits]):
@@ -81,8 +82,9 @@ class BadInitScale(Rule[Limits]):
 
     Layers with a normalisation right behind them are left out: it undoes their scale. So are those
     of queries and keys, whose scale shows in the scores of attention; last layers that are too
-    small (many start at zero); frozen weights; and models that have been trained: their loss is
-    below that of the best constant prediction.
+    small (many start at zero); frozen weights; and models that have been trained: the rows of some
+    weight differ in length by more than random ones do, or the loss is below that of the best
+    constant prediction.
 
     ## Why it is bad
     The factors of all layers multiply, forward and backward. Where they are above one, outputs and
@@ -109,9 +111,10 @@ class BadInitScale(Rule[Limits]):
     code = "GS303"
     name = "bad-init-scale"
     limits = Limits()
+    needs_data = True
 
     def check(self, profile: Profile, limits: Limits) -> Finding | None:
-        if profile.source is Source.SYNTHETIC or not profile.losses or _trained(profile):
+        if not profile.losses or _trained(profile, limits.fresh):
             return None
         layers = free_layers(profile)
         return (
@@ -132,10 +135,10 @@ class BadInitScale(Rule[Limits]):
         given = profile.first_inputs[0].rms[0] if profile.first_inputs else 1.0
         sizes = [site.forward_rms[0] / max(1.0, given) for site in layers]
         size = max(filter(math.isfinite, sizes), default=0.0)
-        chance = profile.loss_call.chance if profile.loss_call else math.nan
+        guess = profile.loss_call.guess if profile.loss_call else math.nan
         suffers = (
             size > limits.size
-            or profile.losses[0] > limits.loss * chance
+            or profile.losses[0] > limits.loss * guess
             or any(site.operator in _RECURRENT for site in off)
         )
         if not (off and growth > limits.growth and suffers):
@@ -248,20 +251,20 @@ class BadInitScale(Rule[Limits]):
         )
 
 
-def _trained(profile: Profile) -> bool:
+def _trained(profile: Profile, spread: float) -> bool:
     """Whether the weights are no fresh ones.
 
     Told from their rows; from the first loss; and where it says nothing, from normalisations,
     which start at one or zero.
     """
-    if not as_drawn(profile):
+    if not as_drawn(profile, spread):
         return True
-    trivial = profile.loss_call.trivial if profile.loss_call else ()
-    if trivial and math.isfinite(trivial[0]):
-        return profile.losses[0] < trivial[0]
+    constant = profile.loss_call.constant if profile.loss_call else ()
+    if constant and math.isfinite(constant[0]):
+        return profile.losses[0] < constant[0]
     norms = {site.module for site in profile.sites if site.role is Role.NORMALISATION}
     return any(
-        parameter.name.rpartition(".")[0] in norms
+        parameter.module in norms
         and not any(
             math.isclose(parameter.weight_norm, start, rel_tol=1e-6)
             for start in (0.0, math.sqrt(parameter.elements))

@@ -21,7 +21,7 @@ __all__ = ["ClipCensoring", "Limits"]
 
 @dataclass(frozen=True)
 class Limits:
-    steps: float = limit(0.5, "share of the steps", "design")
+    share: float = limit(0.5, "share of the steps", "chosen: decision 21")
     kept: float = limit(
         0.99, "share of the gradient's norm", "rounding, and the 1e-6 that torch's clipping adds"
     )
@@ -66,7 +66,7 @@ class ClipCensoring(Rule[Limits]):
         kept = [share for share in profile.clipping if math.isfinite(share)]
         clipped = [share < limits.kept for share in kept]
         share = sum(clipped) / len(clipped) if clipped else 0.0
-        if not share > limits.steps:
+        if not share > limits.share:
             return None
         typical = statistics.median(kept)
         return self.finding(
@@ -75,7 +75,7 @@ class ClipCensoring(Rule[Limits]):
             f"The gradient is clipped in {share:.0%} of {len(kept)} steps, to {typical:.2g} of its "
             "norm in the median.",
             {
-                "clipped steps": Measure(share, limits.steps, profile.source),
+                "clipped steps": Measure(share, limits.share, profile.source),
                 "norm kept, median": Measure(typical, limits.kept, profile.source),
             },
             since=first_faulty(share < limits.kept for share in profile.clipping),

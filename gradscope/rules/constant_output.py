@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from gradscope.records import Finding, Measure, Profile, Severity, Skipped, Source
+from gradscope.records import Finding, Measure, Profile, Severity, Skipped
 from gradscope.rules import Rule, first_faulty, in_most_steps, limit
 from gradscope.rules.loss import at_the_output
 from gradscope.rules.subjects import perceptron, random_subject
@@ -21,7 +21,7 @@ __all__ = ["ConstantOutput", "Limits"]
 @dataclass(frozen=True)
 class Limits:
     variation: float = limit(
-        1e-6, "standard deviation across samples over RMS", "design: the rounding of float32"
+        1e-6, "standard deviation across samples over RMS", "chosen: the rounding of float32"
     )
 
 
@@ -55,14 +55,13 @@ class ConstantOutput(Rule[Limits]):
     code = "GS703"
     name = "constant-output"
     limits = Limits()
+    needs_data = True
     explained_by = (
         *("GS401", "GS701", "GS302", "GS303", "GS702", "GS301"),
         *("GS201", "GS202", "GS204", "GS206"),
     )
 
     def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
-        if profile.source is Source.SYNTHETIC:
-            return None
         if profile.batch_size < 2:
             return Skipped(self.code, "a batch of one sample shows no variation across samples")
         if profile.loss_call is not None and not profile.loss_call.targets_vary:

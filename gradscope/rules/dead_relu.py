@@ -26,10 +26,10 @@ class Limits:
 
     warning: float = limit(0.5, "share of a site's units", "decision 9")
     error: float = limit(0.8, "share of a site's units", "decision 9")
-    chance: float = limit(
+    p_value: float = limit(
         0.05, "probability", "convention: four dead units of four may be chance, five are not"
     )
-    observations: float = limit(2000, "samples times positions", "design")
+    observations: float = limit(2000, "samples times positions", "chosen: decision 19")
 
 
 class DeadReLU(Rule[Limits]):
@@ -78,7 +78,7 @@ class DeadReLU(Rule[Limits]):
             site
             for site in seen
             if _excess(site) > limits.warning
-            and (_by_chance(site) < limits.chance or _cuts_off(profile, site))
+            and (_by_chance(site) < limits.p_value or _cuts_off(profile, site))
         ]
         if not faulty:
             return None

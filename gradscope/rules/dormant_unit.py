@@ -34,8 +34,8 @@ class DormantUnit(Rule[Limits]):
     ## What it does
     A unit is dormant where the mean magnitude of its output, over all samples and positions, is at
     most 2.5 % of the mean over the units of its layer (Sokar et al. 2023). Units of a ReLU that are
-    never positive are another fault and not counted again. The rule fires when more than the limit
-    of a site's units are dormant; it is higher for ReLU, many of whose units are hardly ever
+    never positive are another fault and not counted again. The rule fires where too large a share
+    of a site's units is dormant. The limit is higher for ReLU, many of whose units are hardly ever
     positive in any fresh network.
 
     ## Why it is bad
@@ -45,7 +45,7 @@ class DormantUnit(Rule[Limits]):
     share grows until they cannot learn anything new.
 
     What to do: give dormant units fresh incoming weights and zero outgoing ones, and reset the
-    optimizer's moments for them (ReDo; the remedy recycle-dormant). In a fresh network look at how
+    optimizer's moments for them (ReDo). In a fresh network look at how
     its weights were made: rows that are nearly zero, or a few that are far larger than the others.
     A layer that has been trained into this state may as well be narrower.
 
@@ -62,6 +62,7 @@ class DormantUnit(Rule[Limits]):
     name = "dormant-unit"
     limits = Limits()
     explained_by = ("GS401", "GS303", "GS301", "GS201", "GS202")
+    whole = True
 
     def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
         candidates = [

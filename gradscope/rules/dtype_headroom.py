@@ -28,16 +28,18 @@ class Limits:
         "largest magnitude over the type's largest number",
         "two doublings are left; Sun et al. 2024: healthy language models reach 0.1 in float16",
     )
-    error_peak: float = limit(0.9, "largest magnitude over the type's largest number", "design")
+    error_peak: float = limit(
+        0.9, "largest magnitude over the type's largest number", "chosen: decision 20"
+    )
     squared: float = limit(
         1.0,
         "square of the largest magnitude over the type's largest number",
         "arithmetic: variances and norms sum squares",
     )
     warning_subnormal: float = limit(
-        0.1, "share of the gradient's elements", "design; He weights: up to 0.04"
+        0.1, "share of the gradient's elements", "chosen; He weights: up to 0.04"
     )
-    error_subnormal: float = limit(0.5, "share of the gradient's elements", "design: most of them")
+    error_subnormal: float = limit(0.5, "share of the gradient's elements", "chosen: most of them")
 
 
 class DtypeHeadroom(Rule[Limits]):

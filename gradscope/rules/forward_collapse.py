@@ -23,7 +23,7 @@ class Limits:
     variation: float = limit(
         1e-3,
         "share of the input's variation across samples",
-        "design; seven-layer sigmoid MLP: 2e-6, live ReLU and BatchNorm networks: above 0.1",
+        "chosen; seven-layer sigmoid MLP: 2e-6, live ReLU and BatchNorm networks: above 0.1",
     )
 
 

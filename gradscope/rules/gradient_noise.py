@@ -29,15 +29,15 @@ class GradientNoise(Rule[Limits]):
     """A batch's gradient is noise for the most part.
 
     ## What it does
-    Estimates, from batches and their halves, which part of the squared norm of a batch's gradient
-    comes from the choice of its samples, not from the gradient over all data. It is a remark where
-    nearly all does and batches are of a few samples: larger ones are too noisy an estimate of
-    their own noise, and train all the same.
+    Two batches never give quite the same gradient. The rule estimates, from four batches and their
+    halves, how much of the squared norm of a batch's gradient is that accident of which samples
+    are in it. It speaks only of batches of a few samples, as a remark: from larger ones so few
+    batches do not tell it well, and such noise does them no harm.
 
     ## Why it is bad
     Updates made of such gradients go mostly nowhere: they cancel out over the steps, and what is
-    left is paid for with a small learning rate. Until the batch has about as many samples as
-    the noise scale says, twice the batch takes half the steps.
+    left is paid for with a small learning rate. The noise scale is the batch size at which noise
+    and gradient are equal: below it, twice the batch takes about half the steps.
 
     What to do: use larger batches, or add up the gradients of several before each step
     (gradient accumulation); else a smaller learning rate, a larger momentum, or an average of the
@@ -46,8 +46,8 @@ class GradientNoise(Rule[Limits]):
 
     ## When it is wrong
     Near the end of training the gradient over all data goes to zero and noise is all there is. A
-    few long sequences hold many tokens, which the estimate accounts for; four batches are few,
-    and its error is large.
+    few long sequences hold many tokens, which the estimate accounts for. Four batches give a rough
+    estimate.
 
     ## References
     McCandlish et al. 2018 (An empirical model of large-batch training), sections 2.2 and A.1.

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gradscope.records import Finding, Measure, Profile, Severity, Skipped
-from gradscope.rules import Rule, first_faulty, limit
-from gradscope.rules.gradients import norms
+from gradscope.rules import Rule, limit
 from gradscope.rules.subjects import perceptron
 from gradscope.subject import Subject
 
@@ -25,11 +24,17 @@ _LAST = 3
 
 @dataclass(frozen=True)
 class Limits:
-    spike: float = limit(10.0, "times the median of the steps before", "design")
+    spike: float = limit(10.0, "times the median of the steps before", "chosen: decision 19")
     jump: float = limit(
         5.0,
         "times the largest of the last three steps",
         "17 healthy networks in their first 100 steps, 3 seeds: at most 3.6",
+    )
+    learned: float = limit(
+        0.5, "times a constant prediction's loss, median", "below it hard samples stand out"
+    )
+    loss: float = limit(
+        2.0, "times a constant prediction's loss", "hard samples of a trained network: up to 1.1"
     )
     before: float = limit(5, "steps", "a median that two odd steps do not sway")
     window: float = limit(16, "steps", "gradients of fresh networks grow tenfold within thirty")
@@ -42,7 +47,8 @@ class GradientSpike(Rule[Limits]):
     Takes at each step the norm of the gradient of all parameters together, before any clipping. It
     fires where a step is far above the median of the steps before, and far above the last three of
     them too: the gradients of a fresh network grow as it finds its way, tenfold and more, but from
-    step to step.
+    step to step. In a network that has learned much a hard sample makes a gradient that is large
+    beside others: there the loss of the step has to be twice that of the best constant prediction.
 
     ## Why it is bad
     One step with a gradient ten times as long moves the weights as far as ten others, in a
@@ -74,12 +80,17 @@ class GradientSpike(Rule[Limits]):
     def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
         if skipped := self.too_few(profile, limits.before + 1):
             return skipped
-        whole = norms(profile)
+        whole = _norms(profile)
         ratios = [
             _over_typical(whole, step, limits) if step >= limits.before else math.nan
             for step in range(len(whole))
         ]
-        spikes = [step for step, ratio in enumerate(ratios) if ratio > limits.spike]
+        floor = _harmless_loss(profile, limits)
+        spikes = [
+            step
+            for step, ratio in enumerate(ratios)
+            if ratio > limits.spike and not profile.losses[step] < floor
+        ]
         if not spikes:
             return None
         worst = max(spikes, key=lambda step: ratios[step])
@@ -95,7 +106,7 @@ class GradientSpike(Rule[Limits]):
                 ),
                 "steps above the limit": Measure(len(spikes), None, profile.source),
             },
-            since=first_faulty(ratio > limits.spike for ratio in ratios),
+            since=spikes[0],
         )
 
     def bad(self) -> Subject:
@@ -103,6 +114,24 @@ class GradientSpike(Rule[Limits]):
 
     def good(self) -> Subject:
         return _regression(corrupt=None)
+
+
+def _harmless_loss(profile: Profile, limits: Limits) -> float:
+    """The loss below which a batch is only harder than others; of no batch for a fresh network."""
+    known = profile.loss_call.constant if profile.loss_call is not None else ()
+    # Not of batches in which all targets are alike; and the median, for corrupt ones vary far more.
+    usual = [value for value in known if 0 < value < math.inf]
+    typical = statistics.median(usual) if usual else 0.0
+    learned = statistics.median(profile.losses) < limits.learned * typical
+    return limits.loss * typical if learned else -math.inf
+
+
+def _norms(profile: Profile) -> list[float]:
+    """Per step the norm of the gradient of all parameters together, before any clipping."""
+    return [
+        math.hypot(*(entry.gradient_norm[step] or 0.0 for entry in profile.parameters))
+        for step in range(profile.steps)
+    ]
 
 
 def _over_typical(norms: Sequence[float], step: int, limits: Limits) -> float:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from gradscope.records import Finding, Measure, Profile, Severity, Skipped, Source
+from gradscope.records import Finding, Measure, Profile, Severity, Skipped
 from gradscope.rules import Rule, limit
+from gradscope.rules.baseline import UNKNOWN_LOSS
 from gradscope.rules.loss import at_the_output
 from gradscope.rules.subjects import perceptron, random_subject
-from gradscope.rules.weight_scale import as_drawn
+from gradscope.rules.weight_scale import as_drawn, fresh_spread
 from gradscope.subject import Subject
 
 __all__ = ["InitialLoss", "Limits"]
@@ -23,10 +24,11 @@ _CLASSES = 10
 
 @dataclass(frozen=True)
 class Limits:
-    factor: float = limit(2.0, "times the loss of a guess", "design: off by more than 100 %")
+    factor: float = limit(2.0, "times the loss of a guess", "chosen: off by more than 100 %")
     learned: float = limit(0.95, "times the loss of a guess", "below it something was learned")
     steps: float = limit(8, "steps", "measured: what learns at all then has learned by then")
-    samples: float = limit(8, "samples", "of fewer, one that is hard for a trained model decides")
+    samples: float = limit(8, "samples", "of fewer, a single odd one decides")
+    fresh: float = fresh_spread()
 
 
 class InitialLoss(Rule[Limits]):
@@ -36,26 +38,24 @@ class InitialLoss(Rule[Limits]):
     Compares the loss of the first batch, which no update has touched yet, with that of a
     prediction that favours nothing: ln C for C classes, ln 2 for yes or no. It fires above twice
     that, unless the first eight steps bring it below that of a guess. Of batches of fewer than
-    eight samples it takes the mean over as many as make eight. Only losses that are a plain mean
-    of ``cross_entropy``, ``nll_loss`` or one of the binary cross entropies can be held against a
-    guess; others are not looked at.
+    eight samples it takes the mean over as many as make eight. Models that have been trained, as
+    weights show some of whose rows are longer than others, are left out. Only losses that are a
+    plain mean of ``cross_entropy``, ``nll_loss`` or one of the binary cross entropies can be held
+    against a guess; others are not looked at.
 
     ## Why it is bad
     A model that has learned nothing should know that it knows nothing. Worse than a guess means
     confident and wrong: logits that start out large. The first updates only shrink them again, and
-    may throw other weights about on the way. In a trained model it means that what comes in is not
-    what it was trained on: other preprocessing, other class numbers, shuffled labels.
+    may throw other weights about on the way.
 
-    What to do: in a fresh model find what makes the logits large, and make it smaller: inputs that
-    are not standardised (divide pixels by 255), weights of the last layer that are drawn too wide
-    (start them at zero or at a tenth), embeddings of unit size that are reused as output weights
-    (draw them with a standard deviation of 0.02). In a trained model check preprocessing and the
-    order of the classes.
+    What to do: find what makes the logits large, and make it smaller: inputs that are not
+    standardised (divide pixels by 255), weights of the last layer that are drawn too wide (start
+    them at zero or at a tenth), embeddings of unit size that are reused as output weights (draw
+    them with a standard deviation of 0.02).
 
     ## When it is wrong
     Losses on scores that are divided by a small temperature start high by intent, and where the
-    learning rate is low they stay so for longer than eight steps. Rare hard samples can make the
-    first batch of a trained model an exception; scan it with another seed.
+    learning rate is low they stay so for longer than eight steps.
 
     ## References
     Karpathy 2019 (A recipe for training neural networks), "verify loss @ init".
@@ -64,13 +64,16 @@ class InitialLoss(Rule[Limits]):
     code = "GS504"
     name = "initial-loss"
     limits = Limits()
+    needs_data = True
     explained_by = ("GS401", "GS701", "GS303", "GS702", "GS206")
 
     def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
         call = profile.loss_call
-        if call is None or profile.source is Source.SYNTHETIC or not profile.losses:
+        if call is None:
+            return Skipped(self.code, UNKNOWN_LOSS)
+        if not profile.losses:
             return None
-        if not as_drawn(profile):
+        if not as_drawn(profile, limits.fresh):
             return None
         batches = max(1, math.ceil(limits.samples / profile.batch_size))
         if few := self.too_few(profile, batches):
@@ -81,15 +84,15 @@ class InitialLoss(Rule[Limits]):
             if step + batches <= profile.steps
         ]
         first = levels[0]
-        factor = first / call.chance if call.chance else math.nan
+        factor = first / call.guess if call.guess else math.nan
         if not (math.isfinite(factor) and factor > limits.factor):
             return None
-        if any(level <= limits.learned * call.chance for level in levels):
+        if any(level <= limits.learned * call.guess for level in levels):
             return None
         return self.finding(
             Severity.WARNING,
             at_the_output(profile),
-            f"The loss starts at {first:.3g}, {factor:.2g} times the {call.chance:.3g} of a guess.",
+            f"The loss starts at {first:.3g}, {factor:.2g} times the {call.guess:.3g} of a guess.",
             {"first loss, times that of a guess": Measure(factor, limits.factor, profile.source)},
         )
 

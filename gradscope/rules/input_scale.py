@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from gradscope.records import Finding, LayerInput, Measure, Profile, Severity, Source
+from gradscope.records import Finding, LayerInput, Measure, Profile, Severity
 from gradscope.rules import Rule, first_faulty, in_most_steps, limit
 from gradscope.rules.subjects import perceptron, random_subject
 from gradscope.subject import Subject
@@ -20,12 +20,12 @@ __all__ = ["InputScale", "Limits"]
 
 @dataclass(frozen=True)
 class Limits:
-    largest: float = limit(10.0, "RMS of the inputs", "design; pixels from 0 to 255: about 100")
-    smallest: float = limit(1e-2, "RMS of the inputs", "design")
+    largest: float = limit(10.0, "RMS of the inputs", "chosen; pixels from 0 to 255: about 100")
+    smallest: float = limit(1e-2, "RMS of the inputs", "chosen: decision 21")
     smallest_peak: float = limit(
         0.05, "largest magnitude of the inputs", "five times the RMS: sparse inputs have more"
     )
-    spread: float = limit(1e3, "largest RMS of a feature over the median's", "design")
+    spread: float = limit(1e3, "largest RMS of a feature over the median's", "chosen: decision 21")
 
 
 class InputScale(Rule[Limits]):
@@ -64,10 +64,9 @@ class InputScale(Rule[Limits]):
     code = "GS701"
     name = "input-scale"
     limits = Limits()
+    needs_data = True
 
     def check(self, profile: Profile, limits: Limits) -> Finding | None:
-        if profile.source is Source.SYNTHETIC:
-            return None
         for look in (self._too_large, self._too_small, self._uneven):
             for given in profile.first_inputs:
                 if found := look(profile, given, limits):

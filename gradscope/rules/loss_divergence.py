@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from gradscope.records import Finding, Measure, Profile, Severity, Skipped, Source
+from gradscope.records import Finding, Measure, Profile, Severity, Skipped
 from gradscope.rules import Rule, limit
+from gradscope.rules.baseline import constant_loss
 from gradscope.rules.loss import most_moved
 from gradscope.rules.subjects import perceptron, random_subject
 from gradscope.subject import Subject
@@ -26,7 +27,7 @@ class Limits:
     error: float = limit(30.0, "times", "measured: hardly any that grew so far learned again")
     halves: float = limit(3.0, "times", "measured: up to 2.3 for batches of 64 samples")
     samples: float = limit(8, "samples", "losses of smaller batches differ threefold by chance")
-    steps: float = limit(8, "steps", "design")
+    steps: float = limit(8, "steps", "chosen: decision 21")
 
 
 class LossDivergence(Rule[Limits]):
@@ -64,12 +65,11 @@ class LossDivergence(Rule[Limits]):
     code = "GS503"
     name = "loss-divergence"
     limits = Limits()
+    needs_data = True
     explained_by = ("GS701", "GS303", "GS206", "GS102", "GS301", "GS502")
     acts_after_update = True
 
     def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
-        if profile.source is Source.SYNTHETIC:
-            return None
         if not profile.losses_after:
             return Skipped(self.code, "no batch was passed again after an update")
         growth, since = _growth_by_updates(profile)
@@ -111,7 +111,7 @@ def _growth_by_updates(profile: Profile) -> tuple[float, int]:
     A loss that is not finite ends the row.
     """
     pairs = list(zip(profile.losses, profile.losses_after, strict=False))
-    largest = _trivial(profile)
+    largest = constant_loss(profile) or 0.0
     begin = 0
     # The first update of an optimizer that divides by gradient magnitudes has full length however
     # small the gradient is: it throws a trained model out of its minimum.
@@ -141,14 +141,9 @@ def _growth_over_halves(profile: Profile) -> float:
         return 1.0
     if min(second) <= max(first):
         return 1.0
-    return statistics.median(second) / max(statistics.median(first), _trivial(profile))
-
-
-def _trivial(profile: Profile) -> float:
-    """The loss of a constant prediction, mean over the steps; 0 where it is not known."""
-    call = profile.loss_call
-    known = [value for value in (call.trivial if call else ()) if math.isfinite(value)]
-    return statistics.fmean(known) if known else 0.0
+    return statistics.median(second) / max(
+        statistics.median(first), (constant_loss(profile) or 0.0)
+    )
 
 
 def _trained_at(rate: float) -> Subject:

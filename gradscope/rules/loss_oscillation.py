@@ -12,8 +12,9 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
-from gradscope.records import Finding, Measure, Profile, Severity, Skipped, Source
+from gradscope.records import Finding, Measure, Profile, Severity, Skipped
 from gradscope.rules import Rule, first_faulty, limit
+from gradscope.rules.baseline import UNKNOWN_LOSS, constant_loss
 from gradscope.rules.loss import most_moved
 from gradscope.rules.subjects import random_subject
 from gradscope.subject import Subject
@@ -28,7 +29,7 @@ _MEAN = 3.0
 class Limits:
     share: float = limit(0.4, "share of the steps", "measured: 0.38 at three times a good rate")
     usual: float = limit(0.25, "share of the steps", "measured: most healthy networks stay below")
-    chance: float = limit(0.05, "probability", "convention: 5 of 8 steps, 17 of 40")
+    p_value: float = limit(0.05, "probability", "convention: 5 of 8 steps, 17 of 40")
     rise: float = limit(1e-3, "share of the loss", "above what rounding changes")
     growth: float = limit(2.0, "second half over first", "beyond it the loss diverges (GS503)")
     jump: float = limit(2.0, "times the loss", "a jump: updates make their batches' loss so large")
@@ -36,22 +37,24 @@ class Limits:
     converged: float = limit(
         0.1, "share of a constant prediction's loss", "below it training has come far"
     )
-    steps: float = limit(8, "steps", "design")
+    steps: float = limit(8, "steps", "chosen: decision 21")
 
 
 class LossOscillation(Rule[Limits]):
     """The updates overshoot, and the loss swings without falling.
 
     ## What it does
-    Passes each batch again after the update that was made from it. It fires where the loss of
-    that very batch is larger afterwards in more than 40 % of the steps, and in so many that
-    chance does not explain it where a quarter is usual, but not in all; and where the median loss
-    of the second half of the steps is no smaller than that of the first. It fires, too, where
-    updates throw the loss of their own batches to twice as much and above that of the best constant
-    prediction, and it falls to half of that again, three times over. That the loss differs from
-    batch to batch is normal and does not count. It looks only where the loss is at least a tenth of
-    that of the best constant prediction: near its minimum a loss need not fall, and whether it is
-    near is not known of losses that are none of torch's.
+    Passes each batch again after the update that was made from it. An update overshoots where the
+    loss of that very batch is larger afterwards. The rule fires where
+
+    - many updates overshoot, more than chance explains, but not all, and the median loss of the
+      second half of the steps is no smaller than that of the first; or
+    - the loss jumps three times: updates throw the loss of their batches to twice as much and above
+      that of the best constant prediction, and it falls to half of that again.
+
+    That the loss differs from batch to batch is normal and does not count. A loss that is far below
+    that of the best constant prediction is near its minimum, where it need not fall: the rule is
+    silent there.
 
     ## Why it is bad
     The optimizer jumps across the valley that it should go down in: each update throws the weights
@@ -74,26 +77,27 @@ class LossOscillation(Rule[Limits]):
     code = "GS502"
     name = "loss-oscillation"
     limits = Limits()
+    needs_data = True
     explained_by = ("GS701", "GS303", "GS102", "GS301")
     acts_after_update = True
-    steps = 24
+    example_steps = 24
 
     def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
-        if profile.source is Source.SYNTHETIC:
-            return None
         if not profile.losses_after:
             return Skipped(self.code, "no batch was passed again after an update")
         if few := self.too_few(profile, max(limits.steps, 2)):
             return few
-        trivial = _trivial(profile)
+        constant = constant_loss(profile)
+        if constant is None:
+            return Skipped(self.code, UNKNOWN_LOSS)
         # Near its minimum a loss need not fall, nor one of several that play against each other.
-        if not statistics.median(profile.losses) > limits.converged * trivial:
+        if not statistics.median(profile.losses) > limits.converged * constant:
             return None
         pairs = list(zip(profile.losses, profile.losses_after, strict=False))
         if not all(math.isfinite(value) for pair in pairs for value in pair):
             return None
         rises = [after - before > limits.rise * abs(before) for before, after in pairs]
-        return self._swings(profile, rises, limits) or self._jumps(profile, trivial, limits)
+        return self._swings(profile, rises, limits) or self._jumps(profile, constant, limits)
 
     def _swings(self, profile: Profile, rises: list[bool], limits: Limits) -> Finding | None:
         """Where many updates overshoot, and the loss stays."""
@@ -104,7 +108,7 @@ class LossOscillation(Rule[Limits]):
         # Where every update makes it larger, or it grows, the loss does not swing: it diverges.
         if not (limits.share < share < 1 and first <= second < limits.growth * first):
             return None
-        if binomtest(sum(rises), len(rises), limits.usual, "greater").pvalue > limits.chance:
+        if binomtest(sum(rises), len(rises), limits.usual, "greater").pvalue > limits.p_value:
             return None
         return self.finding(
             Severity.WARNING,
@@ -116,13 +120,13 @@ class LossOscillation(Rule[Limits]):
             since=first_faulty(rises),
         )
 
-    def _jumps(self, profile: Profile, trivial: float, limits: Limits) -> Finding | None:
+    def _jumps(self, profile: Profile, constant: float, limits: Limits) -> Finding | None:
         """Where updates throw the loss up again and again, and it falls in between."""
         jumps = [
             (step, top)
             for step, factor, top in _climbs(profile)
             if factor > limits.jump
-            and top > trivial
+            and top > constant
             and min(profile.losses_after[step:]) < top / limits.jump
         ]
         if len(jumps) < limits.jumps:
@@ -132,7 +136,7 @@ class LossOscillation(Rule[Limits]):
             Severity.WARNING,
             most_moved(profile),
             f"{len(jumps)} times in {profile.steps} steps the updates throw the loss above the "
-            f"{trivial:.3g} of a constant prediction, to {tops}, and it falls again.",
+            f"{constant:.3g} of a constant prediction, to {tops}, and it falls again.",
             {"jumps of the loss": Measure(len(jumps), limits.jumps, profile.source)},
             since=jumps[0][0],
         )
@@ -156,13 +160,6 @@ def _trained_at(rate: float) -> Subject:
         build_optimizer=lambda parameters: torch.optim.SGD(parameters, lr=rate, momentum=0.9),
     )
     return dataclasses.replace(subject, step=step)
-
-
-def _trivial(profile: Profile) -> float:
-    """Mean loss of the best constant prediction; infinite where it is not known."""
-    known = profile.loss_call.trivial if profile.loss_call is not None else ()
-    finite = [value for value in known if math.isfinite(value)]
-    return statistics.fmean(finite) if finite else math.inf
 
 
 def _climbs(profile: Profile) -> Iterator[tuple[int, float, float]]:

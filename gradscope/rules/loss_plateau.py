@@ -11,8 +11,9 @@ import torch
 from scipy.stats import theilslopes
 from torch import nn
 
-from gradscope.records import Finding, Measure, Profile, Severity, Skipped, Source
+from gradscope.records import Finding, Measure, Profile, Severity, Skipped
 from gradscope.rules import Rule, limit
+from gradscope.rules.baseline import UNKNOWN_LOSS
 from gradscope.rules.loss import at_the_output
 from gradscope.rules.subjects import perceptron, random_subject
 from gradscope.subject import Subject
@@ -39,6 +40,9 @@ class Limits:
     growth: float = limit(
         1.5, "times", "measured: gradients of stuck networks grow up to 1.4 times over the window"
     )
+    near: float = limit(
+        1.5, "times a constant prediction's loss", "above it nothing was learned that could grow"
+    )
     steps: float = limit(60, "steps", "measured: healthy networks have left chance by then")
 
 
@@ -51,8 +55,8 @@ class LossPlateau(Rule[Limits]):
     the variance of the targets), and falls by less than 0.3 % per 10 steps. Losses of batches
     scatter: the slope is the Theil-Sen estimate, and the steeper end of its 68 % interval is what
     has to lie below the limit. Where only the estimate itself does, the rule is skipped and asks
-    for more steps. It is silent where the gradient of any weight grows meanwhile: that is how
-    training leaves a plateau.
+    for more steps. It is silent near that level where the gradient of any weight grows meanwhile:
+    that is how training leaves a plateau.
 
     ## Why it is bad
     The model has learned nothing from its inputs yet and is not about to. The usual reasons: no
@@ -79,33 +83,34 @@ class LossPlateau(Rule[Limits]):
     code = "GS501"
     name = "loss-plateau"
     limits = Limits()
+    needs_data = True
     explained_by = (
         *("GS401", "GS302", "GS701", "GS702", "GS303", "GS103", "GS304"),
         *("GS301", "GS201", "GS202", "GS204", "GS101", "GS703"),
     )
-    steps = 60
+    example_steps = 60
 
     def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
         call = profile.loss_call
-        if (
-            call is None
-            or not call.targets_vary
-            or profile.optimizer is None
-            or profile.source is Source.SYNTHETIC
-        ):
+        if call is None:
+            return Skipped(self.code, UNKNOWN_LOSS)
+        if profile.optimizer is None or not call.targets_vary:
             return None
         if few := self.too_few(profile, max(limits.steps, _FEWEST)):
             return few
         window = max(_FEWEST, profile.steps - int(limits.settling * profile.steps))
-        losses, trivial = profile.losses[-window:], call.trivial[-window:]
-        if not all(math.isfinite(value) for value in (*losses, *trivial)):
+        losses, constant = profile.losses[-window:], call.constant[-window:]
+        if not all(math.isfinite(value) for value in (*losses, *constant)):
             return None
-        level, baseline = statistics.fmean(losses), statistics.fmean(trivial)
+        level, baseline = statistics.fmean(losses), statistics.fmean(constant)
         if level < baseline or level <= 0:
             return None
-        slope, steepest = _steadier(losses, trivial, limits.confidence)
+        slope, steepest = _steadier(losses, constant, limits.confidence)
         fall, fastest = (-_PER_STEPS * each / level for each in (slope, steepest))
-        if not -limits.rise <= fall < limits.fall or _growth(profile, window) > limits.growth:
+        if fall >= limits.fall or (fall < -limits.rise and fastest < 0):
+            return None
+        # Of a loss that is far above, gradients that grow do not say that the network is leaving.
+        if level < limits.near * baseline and _growth(profile, window) > limits.growth:
             return None
         if fastest >= limits.fall:
             return Skipped(
@@ -138,14 +143,15 @@ class LossPlateau(Rule[Limits]):
 
 
 def _steadier(
-    losses: Sequence[float], trivial: Sequence[float], confidence: float
+    losses: Sequence[float], constant: Sequence[float], confidence: float
 ) -> tuple[float, float]:
     """Slope per step of the loss, and the steepest fall that its interval allows.
 
-    Of the loss itself or of what it has above the trivial one, whichever scatters less: the luck
-    of which labels are in a batch shows in both where classes are unequal, in one where not.
+    Of the loss itself or of what it has above that of a constant prediction, whichever scatters
+    less: the luck of which labels are in a batch shows in both where classes are unequal, in one
+    where not.
     """
-    above = [loss - floor for loss, floor in zip(losses, trivial, strict=True)]
+    above = [loss - floor for loss, floor in zip(losses, constant, strict=True)]
     estimates = [theilslopes(series, alpha=confidence) for series in (losses, above)]
     best = min(estimates, key=lambda estimate: estimate.high_slope - estimate.low_slope)
     return float(best.slope), float(best.low_slope)

@@ -29,7 +29,7 @@ __all__ = ["Limits", "NoGradient"]
 
 @dataclass(frozen=True)
 class Limits:
-    parameters: float = limit(0, "parameters", "design: any")
+    parameters: float = limit(0, "parameters", "chosen: any")
 
 
 _WITH_WEIGHTS = (Role.LAYER, Role.NORMALISATION, Role.EMBEDDING)
@@ -102,7 +102,7 @@ class NoGradient(Rule[Limits]):
         if len(silent) <= limits.parameters:
             return None
         aside = _set_aside(profile)
-        cut = [entry for entry in silent if _owner(entry) not in aside]
+        cut = [entry for entry in silent if entry.module not in aside]
         said = cut or silent
         return self._found(
             profile,
@@ -152,10 +152,6 @@ class _Detached(nn.Module):
         return self.head(features)  # type: ignore[no-any-return]
 
 
-def _owner(parameter: ParameterProfile) -> str:
-    return parameter.name.rpartition(".")[0]
-
-
 def _set_aside(profile: Profile) -> set[str]:
     """Modules that no gradient reaches and that nothing which learns seems to be made of.
 
@@ -190,5 +186,5 @@ def _cancels(parameter: ParameterProfile, profile: Profile) -> bool:
     """Whether it is a bias that makes no difference to the loss, beside a weight that does."""
     if len(parameter.shape) != 1 or None in parameter.gradient_norm:
         return False
-    layer = _owner(parameter)
-    return any(_owner(other) == layer and any(other.gradient_norm) for other in profile.parameters)
+    layer = parameter.module
+    return any(other.module == layer and any(other.gradient_norm) for other in profile.parameters)

@@ -18,7 +18,7 @@ __all__ = ["Limits", "NonFinite"]
 
 @dataclass(frozen=True)
 class Limits:
-    elements: float = limit(0, "elements", "design: any")
+    elements: float = limit(0, "elements", "chosen: any")
 
 
 class NonFinite(Rule[Limits]):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
-from gradscope.records import Finding, LossCall, Measure, Profile, Severity, Skipped, Source
+from gradscope.records import Finding, LossCall, Measure, Profile, Severity, Skipped
 from gradscope.rules import Rule, limit
+from gradscope.rules.baseline import UNKNOWN_LOSS
 from gradscope.rules.loss import at_the_output
 from gradscope.rules.subjects import perceptron, random_subject
 from gradscope.subject import Subject
@@ -18,6 +19,7 @@ __all__ = ["Limits", "OutputMismatch"]
 # What operations can return, lowest and highest; all others can return anything.
 _BOUNDS = {
     "softmax": (0.0, 1.0),
+    "a softmax": (0.0, 1.0),
     "sigmoid": (0.0, 1.0),
     "hardsigmoid": (0.0, 1.0),
     "tanh": (-1.0, 1.0),
@@ -28,6 +30,8 @@ _BOUNDS = {
 }
 # Operations whose bounds are not known, unless all that they return lies on one.
 _CLIPPING = ("clamp", "hardtanh")
+# The last operation of a softmax that is written out.
+_BY_HAND = ("division", "exp")
 _REGRESSION = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 _OF_LOG_PROBABILITIES = ("nll_loss", "kl_div")
 
@@ -43,6 +47,8 @@ class Limits:
         0.1, "share of the targets' range", "interpolated images leave [0, 1] by less"
     )
     classes: float = limit(2, "values per prediction", "one value leaves a softmax no choice")
+    rounding: float = limit(1e-2, "from a sum of 1", "bfloat16 has 8 significant bits")
+    total: float = limit(0.1, "from a sum of 1", "probabilities of one prediction add up to it")
 
 
 class OutputMismatch(Rule[Limits]):
@@ -53,8 +59,10 @@ class OutputMismatch(Rule[Limits]):
     fires where no weights whatever could make the loss small:
 
     - a loss on logits (``cross_entropy``, ``binary_cross_entropy_with_logits``) is given what a
-      softmax, sigmoid or another bounded function returned;
+      softmax, sigmoid or another bounded function returned, or values that add up to 1;
     - ``nll_loss`` or ``kl_div``, which take log-probabilities, are given values above 0;
+    - ``nll_loss`` is given probabilities that do not add up to 1 for each prediction, because the
+      softmax ran over another dimension, such as the batch (a warning);
     - a softmax runs over a single value, so that it returns 1 whatever the model says;
     - the targets of a regression lie beyond what a sigmoid, tanh or ReLU at the end can return, or
       all outputs lie on the bound at which they are clipped.
@@ -87,15 +95,17 @@ class OutputMismatch(Rule[Limits]):
     code = "GS702"
     name = "output-mismatch"
     limits = Limits()
+    needs_data = True
 
     def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
         call = profile.loss_call
-        if call is None or profile.source is Source.SYNTHETIC:
-            return None
+        if call is None:
+            return Skipped(self.code, UNKNOWN_LOSS)
         return (
             self._one_class(profile, call, limits)
             or self._no_logits(profile, call, limits)
             or self._no_log_probabilities(profile, call, limits)
+            or self._wrong_dimension(profile, call, limits)
             or self._unreachable_targets(profile, call, limits)
         )
 
@@ -117,6 +127,7 @@ class OutputMismatch(Rule[Limits]):
         )
 
     def _no_logits(self, profile: Profile, call: LossCall, limits: Limits) -> Finding | None:
+        call = _named(call, limits)
         floor, (low, _) = _floor(call), _bounds(call)
         given = f"{call.function} expects logits and is given what {call.behind} returns"
         if floor > limits.floor:
@@ -155,6 +166,23 @@ class OutputMismatch(Rule[Limits]):
             },
         )
 
+    def _wrong_dimension(self, profile: Profile, call: LossCall, limits: Limits) -> Finding | None:
+        off = max(1 - call.total_low, call.total_high - 1)
+        if call.function != "nll_loss" or not off > limits.total:
+            return None
+        return self.finding(
+            Severity.WARNING,
+            at_the_output(profile),
+            f"The probabilities that nll_loss is given for one prediction add up to between "
+            f"{call.total_low:.3g} and {call.total_high:.3g} instead of 1: is the softmax taken "
+            "over the classes?",
+            {
+                "sum of a prediction's probabilities, off 1 by": Measure(
+                    off, limits.total, profile.source
+                )
+            },
+        )
+
     def _unreachable_targets(
         self, profile: Profile, call: LossCall, limits: Limits
     ) -> Finding | None:
@@ -187,6 +215,16 @@ class OutputMismatch(Rule[Limits]):
 
     def good(self) -> Subject:
         return random_subject("logits before cross_entropy", lambda: perceptron(nn.ReLU, layers=2))
+
+
+def _named(call: LossCall, limits: Limits) -> LossCall:
+    """The call, with the softmax named that was worked out by hand."""
+    by_hand = (
+        call.behind in _BY_HAND
+        and call.input_low >= 0
+        and max(1 - call.total_low, call.total_high - 1) < limits.rounding
+    )
+    return replace(call, behind="a softmax") if by_hand else call
 
 
 def _bounds(call: LossCall) -> tuple[float, float]:

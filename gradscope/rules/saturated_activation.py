@@ -21,8 +21,8 @@ _SETTLED = 0.9
 
 @dataclass(frozen=True)
 class Limits:
-    error: float = limit(0.5, "share of a site's units", "design")
-    observations: float = limit(2000, "samples times positions", "design")
+    error: float = limit(0.5, "share of a site's units", "chosen: decision 19")
+    observations: float = limit(2000, "samples times positions", "chosen: decision 19")
 
 
 class SaturatedActivation(Rule[Limits]):
@@ -32,9 +32,9 @@ class SaturatedActivation(Rule[Limits]):
     Sigmoid, tanh and their like squeeze any number into a fixed range: for inputs far from zero
     their curve is flat, the output sits at one end of the range and hardly moves. There the
     activation is saturated. A unit counts as saturated where its derivative is below 1 % of its
-    largest possible value on at least 95 % of all samples and positions. The rule fires when more
-    than the limit of a site's units are. The model's own output is left out: a confident prediction
-    is meant to be extreme.
+    largest possible value on at least 95 % of all samples and positions. The rule fires where too
+    large a share of a site's units is saturated. The model's own output is left out: a confident
+    prediction is meant to be extreme.
 
     ## Why it is bad
     The derivative is a factor of every gradient that passes. A layer of saturated units passes

@@ -21,7 +21,7 @@ __all__ = ["Limits", "StuckParameter"]
 
 @dataclass(frozen=True)
 class Limits:
-    steps: float = limit(3, "steps", "design")
+    steps: float = limit(3, "steps", "chosen: decision 20")
     gradient: float = limit(
         1e-3,
         "share of the largest gradient of the parameters that do change",
@@ -40,7 +40,9 @@ class StuckParameter(Rule[Limits]):
     ## What it does
     Looks for parameters that are the same to the last bit before and after each update that was
     seen, in at least 3 steps, while a gradient that is not zero reached them. A gradient a thousand
-    times smaller than the others' does not count: it has vanished, which another rule says.
+    times smaller than the others' does not count: it has vanished (GS101). Some parameters that
+    stand still are a warning; it is an error where all do. Nothing is said where those that do
+    change hardly move: the learning rate is too small for all of them (GS301).
 
     ## Why it is bad
     What does not change does not learn. Usually the optimizer was never given the parameter: it was

@@ -25,7 +25,7 @@ __all__ = ["Limits", "SymmetricInit"]
 @dataclass(frozen=True)
 class Limits:
     symmetric: float = limit(
-        0.0, "share of a weight's rows", "design: any; healthy networks have none"
+        0.0, "share of a weight's rows", "chosen: any; healthy networks have none"
     )
     duplicates: float = limit(
         0.5, "share of a weight's rows", "most of them; healthy networks have none"
@@ -170,9 +170,7 @@ def _weights_of(profile: Profile, modules: set[str]) -> list[ParameterProfile]:
     return [
         parameter
         for parameter in profile.parameters
-        if len(parameter.shape) > 1
-        and parameter.trainable
-        and parameter.name.rpartition(".")[0] in modules
+        if len(parameter.shape) > 1 and parameter.trainable and parameter.module in modules
     ]
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from gradscope.records import Finding, Measure, ModeLosses, Profile, Severity, Skipped, Source
+from gradscope.records import Finding, Measure, ModeLosses, Profile, Severity, Skipped
 from gradscope.rules import Rule, limit
+from gradscope.rules.baseline import constant_loss
 from gradscope.rules.loss import at_the_output
 from gradscope.rules.subjects import perceptron, random_subject
 from gradscope.subject import Subject
@@ -27,13 +27,17 @@ class Limits:
         0.7, "share of the loss in eval()", "decision 21: healthy up to 0.66, faulty from 0.79 on"
     )
     floor: float = limit(
-        0.05, "share of the trivial loss (of 1 where unknown)", "below it both losses are small"
+        0.05,
+        "share of a constant prediction's loss (of 1 where unknown)",
+        "below it both losses are small",
     )
     memories: float = limit(
         6.0, "times 1/momentum", "measured: after three, statistics lag behind the first updates"
     )
     patience: float = limit(
-        2000.0, "batches", "twice the slowest usual momentum, 0.001: 1000 batches are awaited"
+        2000.0,
+        "batches, 1/momentum",
+        "slower statistics never arrive: twice the slowest usual ones",
     )
 
 
@@ -71,13 +75,16 @@ class TrainEvalGap(Rule[Limits]):
     code = "GS603"
     name = "train-eval-gap"
     limits = Limits()
+    needs_data = True
 
     def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
         modes = profile.modes
-        if modes is None or profile.source is Source.SYNTHETIC:
+        if modes is None:
             return None
         difference = modes.eval - modes.train
-        if not (math.isfinite(difference) and difference > limits.floor * _trivial(profile)):
+        # Of a loss that no constant prediction is known of, 1 takes the place.
+        floor = limits.floor * (constant_loss(profile) or 1.0)
+        if not (math.isfinite(difference) and difference > floor):
             return None
         gap = difference / max(abs(modes.eval), abs(modes.train))
         if gap <= limits.gap:
@@ -111,13 +118,6 @@ class TrainEvalGap(Rule[Limits]):
 
     def good(self) -> Subject:
         return _scaled("inputs that are always scaled", in_eval=True)
-
-
-def _trivial(profile: Profile) -> float:
-    """What losses of this kind are measured by: that of the best constant prediction, else 1."""
-    call = profile.loss_call
-    known = [value for value in (call.trivial if call else ()) if math.isfinite(value)]
-    return statistics.fmean(known) if known else 1.0
 
 
 def _where(profile: Profile, modes: ModeLosses) -> tuple[str, ...]:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from gradscope.records import Finding, Measure, ParameterProfile, Profile, Severity, Skipped, Source
+from gradscope.records import Finding, Measure, ParameterProfile, Profile, Severity, Skipped
 from gradscope.rules import Rule, first_faulty, in_most_steps, limit
-from gradscope.rules.chance import loss_over_trivial
+from gradscope.rules.baseline import loss_over_constant
 from gradscope.rules.subjects import perceptron, random_subject
 from gradscope.subject import Subject
 
@@ -38,13 +38,13 @@ class Limits:
     large_first: float = limit(
         2.0, "ratio, by RMSprop and Adagrad", "at most 0.9 at 3 times good rates, 19 at 100 times"
     )
-    suspect: float = limit(0.1, "ratio", "design")
+    suspect: float = limit(0.1, "ratio", "chosen: decision 20")
     gentle: float = limit(
         0.01, "ratio", "Karpathy: 1e-3 is common; one that makes the loss larger has another fault"
     )
     harm: float = limit(0.05, "growth of a batch's loss by its own update", "beyond rounding")
-    small: float = limit(1e-5, "ratio", "design; fine-tuning at 1e-6 by Adam: 2e-5 to 5e-5")
-    small_at_chance: float = limit(
+    small: float = limit(1e-5, "ratio", "chosen; fine-tuning at 1e-6 by Adam: 2e-5 to 5e-5")
+    small_untrained: float = limit(
         5e-5, "ratio", "43 fresh networks: at least 3.3e-4 at a tenth of good rates"
     )
     moving: float = limit(
@@ -52,7 +52,7 @@ class Limits:
         "ratio of any parameter, biases too",
         "at a thousandth of good rates at most 5e-4, behind vanished activations 1e-2",
     )
-    chance: float = limit(0.9, "share of the loss of a constant prediction", "measured")
+    untrained: float = limit(0.9, "share of the loss of a constant prediction", "measured")
     warm_up: float = limit(
         0.35, "growth of updates over the steps, share of proportional", "Adam's fall otherwise"
     )
@@ -71,7 +71,8 @@ class UpdateRatio(Rule[Limits]):
     some make the loss of the very batch they were made from larger, or where they move a tenth and
     most make it larger: both together are what a learning rate far too high does. They are too
     small where no weight is moved by more than the lower limit at any step, nor any bias by much
-    more: a higher limit while the model predicts no better than chance, as when it is fine-tuned.
+    more. That limit is lower where the model predicts better than a constant: in fine-tuning small
+    updates are normal.
 
     ## Why it is bad
     A gradient says where the loss falls for a small step. A step as large as the weights
@@ -98,6 +99,7 @@ class UpdateRatio(Rule[Limits]):
     code = "GS301"
     name = "update-ratio"
     limits = Limits()
+    needs_data = True
     explained_by = ("GS701", "GS303", "GS102", "GS304")
     acts_after_update = True
 
@@ -106,8 +108,8 @@ class UpdateRatio(Rule[Limits]):
             return Skipped(self.code, "no optimizer was given, so nothing was updated")
         ratios = _typical_ratios(profile)
         finite = [ratio for ratio in ratios if math.isfinite(ratio)]
-        # Nothing that moves at all is another fault; on made-up data so are SGD's updates.
-        if not any(finite) or profile.source is Source.SYNTHETIC:
+        # Nothing that moves at all is another fault.
+        if not any(finite):
             return None
         return self._too_large(profile, limits, ratios) or self._too_small(profile, limits)
 
@@ -144,9 +146,9 @@ class UpdateRatio(Rule[Limits]):
         steps = [_largest(_weights(profile), step) for step in range(profile.steps)]
         largest = max(steps)
         anything = max(_largest(_learning(profile), step) for step in range(profile.steps))
-        level = loss_over_trivial(profile)
-        untrained = level is not None and level >= limits.chance
-        bound = limits.small_at_chance if untrained else limits.small
+        level = loss_over_constant(profile)
+        untrained = level is not None and level >= limits.untrained
+        bound = limits.small_untrained if untrained else limits.small
         if largest >= bound or anything >= limits.moving or _warms_up(profile, limits, steps):
             return None
         return self.finding(

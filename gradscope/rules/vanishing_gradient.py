@@ -37,8 +37,8 @@ __all__ = ["Limits", "VanishingGradient"]
 class Limits:
     """Each is the backward signal at the first site over that at the last (dimensionless)."""
 
-    warning: float = limit(1e-3, "ratio", "design; slides: 0.25^7 = 6e-5 for seven sigmoids")
-    error: float = limit(1e-5, "ratio", "design")
+    warning: float = limit(1e-3, "ratio", "chosen; slides: 0.25^7 = 6e-5 for seven sigmoids")
+    error: float = limit(1e-5, "ratio", "chosen: decision 19")
     epsilon_margin: float = limit(
         10.0,
         "times the optimizer's eps",

@@ -9,34 +9,42 @@ from __future__ import annotations
 import math
 
 from gradscope.records import ParameterProfile, Profile, Role, SiteProfile
+from gradscope.rules import limit
 
-__all__ = ["LARGEST_USUAL", "as_drawn", "free_layers", "scale", "smallest_usual"]
+__all__ = ["LARGEST_USUAL", "as_drawn", "free_layers", "fresh_spread", "scale", "smallest_usual"]
 
 LARGEST_USUAL = math.sqrt(2)
 """He et al. 2015."""
 
 _PYTORCH = math.sqrt(1 / 3)
 
-# Rows of independent normal numbers differ in length by 1 / sqrt(2 n) of it. Fresh weights of 32
-# rows and more: up to 1.2 of that; after 200 to 400 steps: 1.9 and more at some layer.
-_SPREAD = 1.5
+# Of fewer rows the spread is too rough an estimate.
 _ROWS = 32
 
 
-def as_drawn(profile: Profile) -> bool:
+def fresh_spread() -> float:
+    """The limit of the rules that only look at fresh weights."""
+    return limit(  # type: ignore[no-any-return]
+        1.5,
+        "times how much the lengths of random rows differ",
+        "measured: fresh weights up to 1.2, after 200 to 400 steps 1.9 and more at some layer",
+    )
+
+
+def as_drawn(profile: Profile, spread: float) -> bool:
     """Whether no layer has been trained, as far as the lengths of the rows of weights tell.
 
-    Training makes some units' weights longer than others'; initialisations treat all alike.
+    Training makes some units' weights longer than others'; initialisations treat all alike. Rows
+    of n independent normal numbers differ in length by 1 / sqrt(2 n) of it, in the standard
+    deviation; ``spread`` times that is let pass.
     """
     layers = {site.module for site in profile.sites if site.role is Role.LAYER}
     spreads = [
         parameter.row_spread * math.sqrt(2 * parameter.elements / parameter.shape[0])
         for parameter in profile.parameters
-        if parameter.name.rpartition(".")[0] in layers
-        and len(parameter.shape) > 1
-        and parameter.shape[0] >= _ROWS
+        if parameter.module in layers and len(parameter.shape) > 1 and parameter.shape[0] >= _ROWS
     ]
-    return all(spread <= _SPREAD for spread in spreads if not math.isnan(spread))
+    return all(seen <= spread for seen in spreads if not math.isnan(seen))
 
 
 def free_layers(profile: Profile) -> dict[SiteProfile, list[ParameterProfile]]:
@@ -48,7 +56,7 @@ def free_layers(profile: Profile) -> dict[SiteProfile, list[ParameterProfile]]:
     at = {site.index: site for site in profile.sites}
     owned: dict[str, list[ParameterProfile]] = {}
     for parameter in profile.parameters:
-        owned.setdefault(parameter.name.rpartition(".")[0], []).append(parameter)
+        owned.setdefault(parameter.module, []).append(parameter)
     embeddings = [
         weight
         for site in profile.sites

@@ -31,7 +31,7 @@ def test_every_limit_has_its_value_unit_and_source(gradscope: Any, code: str) ->
 def test_a_page_says_what_hangs_together(gradscope: Any, code: str) -> None:
     page = said(gradscope("rule", code))
     related = page[page.index("Causes, consequences, remedies") :]
-    for other in (*registry.explaining(code), *registry.explained(code)):
+    for other in (*registry.causes_of(code), *registry.consequences_of(code)):
         assert f"{other.code} {other.name}" in related
     for remedy in registry.treating(code):
         assert remedy.name in related

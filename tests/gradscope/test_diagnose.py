@@ -28,6 +28,7 @@ class Fixed(Rule[Any]):  # type: ignore[misc]
     skips: bool = False
     since: int = 0
     acts_after_update: bool = False  # type: ignore[misc]
+    whole: bool = False  # type: ignore[misc]
     limits: None = None
 
     @property
@@ -141,8 +142,9 @@ def test_an_update_explains_nothing_in_the_step_before_it(monkeypatch: pytest.Mo
         Fixed("A", acts_after_update=True),
         Fixed("B", explained_by=("A",)),
         Fixed("C", since=1, explained_by=("A",)),
+        Fixed("D", explained_by=("A",), whole=True),
     ]
-    assert order(monkeypatch, *rules) == [("A", None), ("C", "A"), ("B", None)]
+    assert order(monkeypatch, *rules) == [("A", None), ("D", "A"), ("C", "A"), ("B", None)]
 
 
 def test_of_two_faults_of_the_updates_one_explains_the_other_at_once(
@@ -176,3 +178,13 @@ def test_what_rules_skip_is_kept_beside_what_the_profile_skipped() -> None:
     assert said[: len(profile.skipped)] == profile.skipped
     assert {"GS101", "GS102"} <= {skip.what for skip in said}
     assert all(skip.reason for skip in said)
+
+
+def test_made_up_inputs_are_not_judged_by_rules_that_need_data() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    subject = gradscope.Subject.of(model, None, lambda output, _: output.sum())
+    skipped = [skip.what for skip in gradscope.scan(subject).skipped]
+    needing = [rule.code for rule in registry.rules().values() if rule.needs_data]
+    assert len(needing) == 10
+    assert set(needing) <= set(skipped)
+    assert len(skipped) == len(set(skipped))

@@ -32,7 +32,7 @@ KEPT = Path("build/zoo-profiles")
 """Where profiles are kept for another run; git ignores it."""
 
 PUBLISHED_STEPS = 24
-"""That the reference rule sets see at least: their rules over time say nothing on our eight."""
+"""That the published rule sets see at least: their rules over time say nothing on our eight."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Examined:
         before, after: the case's metric (its loss without one) before and after its training; NaN
             for a case that is not trained.
         seconds: of the processor, for all of it.
-        published: what each reference rule set found; the error's text where it crashed.
+        published: what each published rule set found; the error's text where it crashed.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Examined:
 
 
 def examine(case: Case, *, seed: int = 0, published: bool = False) -> Examined:
-    """Builds the case's model, trains it, and scans it; with the reference rule sets if asked."""
+    """Builds the case's model, trains it, and scans it; with the published rule sets if asked."""
     start = time.process_time()
     subject = case.build()
     running = Running(subject, Arm("train"), seed)
@@ -99,7 +99,7 @@ def examine_all(
         names: of the cases.
         jobs: processes.
         seed: of weights, the order of batches, and all else that is drawn.
-        published: whether the reference rule sets run, too.
+        published: whether the published rule sets run, too.
         keep: whether what is seen is written down for another run.
         reuse: whether what an earlier run has written down is taken instead.
     """

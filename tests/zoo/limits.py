@@ -1,6 +1,6 @@
 """Prints for each limit of each rule at which value of it the verdict on each subject flips.
 
-python -m tests.zoo.limits [CODE...] [--half calibration|score|all] [--jobs 2] [--reuse]
+python -m tests.zoo.limits [CODE...] [--half calibration|held-out|all] [--jobs 2] [--reuse]
 
 Everything else as it is, a limit is moved up and down until the rule says something else (a limit
 of zero stays). *gap* is the factor between the healthy subject and the subject with that fault

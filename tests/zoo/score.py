@@ -1,12 +1,14 @@
 """Prints how often the rules are right on the labelled subjects of the zoo.
 
-python -m tests.zoo.score [--half score|calibration|all] [--jobs 2] [--only NAME-GLOB] [--reuse]
+python -m tests.zoo.score [--half held-out|calibration|all] [--jobs 2] [--only NAME-GLOB] [--reuse]
 
 Recall is the share of labelled faults that are found, precision the share of findings that are
 true of their subject; a false alarm is a healthy subject with any finding. Findings that only
-inform are left out. Rule sets of other tools run on the same subjects: their findings have no
-codes of ours, so that for them a faulty subject counts as found with any finding, and a finding
-as true if its subject is faulty.
+inform are left out. A label names what must be found and what else may.
+
+Published rule sets run on the same subjects: their findings have no codes of gradscope's, so that
+for them a faulty subject counts as found with any finding, and a finding as true if its subject is
+faulty.
 """
 
 from __future__ import annotations
@@ -22,16 +24,16 @@ from gradscope.records import Finding
 from tests.zoo.examining import Examined, examine_all, faults_of
 from tests.zoo.subjects import cases
 from tests.zoo.subjects.case import Case
-from tests.zoo.subjects.split import CALIBRATION, SCORE
+from tests.zoo.subjects.split import CALIBRATION, HELD_OUT
 
 __all__ = ["Score", "chosen", "score"]
 
-HALVES = {"score": SCORE, "calibration": CALIBRATION, "all": SCORE | CALIBRATION}
+HALVES = {"held-out": HELD_OUT, "calibration": CALIBRATION, "all": HELD_OUT | CALIBRATION}
 
 
 @dataclass(frozen=True)
 class Diagnosed:
-    """A case and what was found of it, by our rules and by the others'."""
+    """A case and what was found of it, by gradscope and by the published rule sets."""
 
     case: Case
     findings: tuple[Finding, ...]
@@ -43,7 +45,7 @@ class Diagnosed:
         return frozenset(finding.code for finding in self.findings)
 
     def of(self, rules: str) -> list[str] | str:
-        """What a set of rules found: ours, or another tool's; the error's text where it crashed."""
+        """What gradscope or a published rule set found; the error's text where it crashed."""
         return self.published[rules] if rules in self.published else sorted(self.codes)
 
     @property
@@ -160,8 +162,6 @@ def print_rules(result: Score) -> None:
         labelled, reported = result.labelled[code], result.reported[code]
         found, right = labelled - result.missed[code], reported - result.false[code]
         print(f"{code} {rule.name:24}{fraction(found, labelled)}{fraction(right, reported)}")
-    for code in sorted(result.labelled.keys() - registry.rules().keys()):
-        print(f"{code} {'(no such rule)':24}{fraction(0, result.labelled[code])}")
 
 
 def fraction(part: int, whole: int) -> str:
@@ -171,6 +171,8 @@ def fraction(part: int, whole: int) -> str:
 def print_rates(result: Score) -> None:
     print(f"\n{len(result.healthy)} healthy and {len(result.faulty)} faulty subjects")
     print(f"recall {result.recall:.1%}, precision {result.precision:.1%}")
+    named = share(sum(len(entry.case.true) for entry in result.faulty), len(result.faulty))
+    print(f"a faulty subject's label names {named:.1f} codes in the mean")
     print(f"of findings that nothing else explains, {result.leading_precision:.1%} are true")
     print(f"the first finding is the cause in {result.causes_first:.1%}")
     print("\nwith any finding on a faulty subject counted as right:")
@@ -228,7 +230,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--reuse", action="store_true", help="profiles of an earlier run")
     parser.add_argument("--times", action="store_true", help="print the seconds of each case")
-    parser.add_argument("--ours", action="store_true", help="leave out the other rule sets")
+    parser.add_argument(
+        "--no-published",
+        dest="published",
+        action="store_false",
+        help="leave out the published rule sets",
+    )
     options = parser.parse_args()
     names = chosen(options.half, options.only)
     result = score(
@@ -236,7 +243,7 @@ def main() -> None:
             names,
             jobs=options.jobs,
             seed=options.seed,
-            published=not options.ours,
+            published=options.published,
             keep=True,
             reuse=options.reuse,
         )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gradscope.pipeline import scan
-from gradscope.records import Finding, LossCall, Role, Skipped, Source
+from gradscope.records import Finding, LossCall, Role, Skipped
 from gradscope.rules.bad_init_scale import BadInitScale
 from gradscope.rules.subjects import perceptron, random_subject
 from gradscope.subject import Subject
@@ -93,6 +93,15 @@ def test_a_trained_model_is_silent() -> None:
     assert isinstance(check(scale=5.7, grows=5.0, call=call, losses=(2.5,) * 8), Finding)
 
 
+def test_rows_of_weights_that_show_training_silence_it() -> None:
+    for spread, fires in ((0.04, True), (1.0, False)):
+        large = [
+            parameter(f"{index}.weight", shape=(256, 256), weight_norm=91.0, row_spread=spread)
+            for index in range(LAYERS)
+        ]
+        assert isinstance(check(grows=5.0, parameters=tuple(large)), Finding) is fires
+
+
 def test_of_unknown_losses_normalisations_tell_what_is_trained() -> None:
     sites = [layer(str(index), index, forward_rms=(9.0,) * 8) for index in range(2)]
     norm = site("n", 5, role=Role.NORMALISATION)
@@ -115,9 +124,7 @@ def test_behind_a_normalisation_scale_does_not_matter() -> None:
     assert RULE.check(profile(*sites, parameters=weights), RULE.limits) is None
 
 
-@pytest.mark.parametrize(
-    "changed", [{"source": Source.SYNTHETIC}, {"parameters": ()}, {"losses": ()}]
-)
+@pytest.mark.parametrize("changed", [{"parameters": ()}, {"losses": ()}])
 def test_what_cannot_be_told_is_silent(changed: dict[str, Any]) -> None:
     assert check(scale=5.7, grows=5.0, **changed) is None
 

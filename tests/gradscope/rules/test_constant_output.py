@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gradscope.records import Finding, LossCall, Skipped, Source
+from gradscope.records import Finding, LossCall, Skipped
 from gradscope.rules.constant_output import ConstantOutput
 from tests.gradscope.rules.making import parameter, profile
 
@@ -49,7 +49,6 @@ def test_outputs_that_vary_or_are_unknown_are_silent(variation: tuple[float, ...
 def test_targets_decide_where_they_are_known() -> None:
     assert check(*(0.0,) * 8, loss_call=targets(vary=False)) is None
     assert isinstance(check(*(0.0,) * 8, loss_call=targets(vary=True)), Finding)
-    assert check(*(0.0,) * 8, source=Source.SYNTHETIC) is None
 
 
 def test_one_sample_says_nothing() -> None:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
-from gradscope.records import Finding, Severity, Skipped
+from gradscope.records import Finding, LossCall, Severity, Skipped
 from gradscope.rules.gradient_spike import GradientSpike
 from tests.gradscope.rules.making import parameter, profile
 
 RULE = GradientSpike()
 
 
-def check(*norms: float | None) -> Finding | Skipped | None:
+def check(*norms: float | None, **changed: Any) -> Finding | Skipped | None:
     steps = len(norms)
     parameters = (
         parameter("0.weight", steps=steps, gradient_norm=norms),
         parameter("2.weight", steps=steps, gradient_norm=(0.0,) * steps),
     )
-    return RULE.check(profile(steps=steps, parameters=parameters), RULE.limits)
+    return RULE.check(profile(steps=steps, parameters=parameters, **changed), RULE.limits)
 
 
 def test_a_spike_is_found_where_it_is() -> None:
@@ -28,6 +29,14 @@ def test_a_spike_is_found_where_it_is() -> None:
     assert (finding.severity, finding.since) == (Severity.WARNING, 6)
     assert finding.sites == ("0.weight",)
     assert finding.message.startswith("At step 6 the gradient is 50 times")
+
+
+def test_a_hard_sample_of_a_network_that_has_learned_is_no_fault() -> None:
+    norms = (*(0.1,) * 6, 5.0, 0.1)
+    call = LossCall("cross_entropy", "", 10, -9.0, 9.0, 0.0, 9.0, True, 2.3, (2.2,) * 8)
+    assert check(*norms, loss_call=call, losses=(*(0.01,) * 6, 0.5, 0.01)) is None
+    assert check(*norms, loss_call=call, losses=(*(0.01,) * 6, 5.0, 0.01)) is not None
+    assert check(*norms, loss_call=call, losses=(*(2.0,) * 6, 2.3, 2.0)) is not None
 
 
 def test_spikes_that_come_again_are_counted() -> None:

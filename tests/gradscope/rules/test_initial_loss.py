@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from gradscope.records import Finding, LossCall, Skipped, Source
+from gradscope.records import Finding, LossCall, Skipped
 from gradscope.rules.initial_loss import InitialLoss
-from tests.gradscope.rules.making import profile
+from tests.gradscope.rules.making import parameter, profile
 
 RULE = InitialLoss()
 
@@ -48,8 +48,13 @@ def test_of_single_samples_several_count() -> None:
     assert isinstance(check(9.0, batch_size=1), Skipped)
 
 
+def test_rows_of_weights_that_show_training_silence_it() -> None:
+    drawn, trained = (parameter(shape=(256, 256), row_spread=spread) for spread in (0.04, 1.0))
+    assert isinstance(check(9.0, 6.0, parameters=(drawn,)), Finding)
+    assert check(9.0, 6.0, parameters=(trained,)) is None
+
+
 def test_what_cannot_be_held_against_a_guess() -> None:
     assert check(9.0, chance=math.nan) is None
     assert check(9.0, chance=0.0) is None
-    assert check(9.0, loss_call=None) is None
-    assert check(9.0, source=Source.SYNTHETIC) is None
+    assert isinstance(check(9.0, loss_call=None), Skipped)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gradscope.records import Finding, LayerInput, Severity, Skipped, Source
+from gradscope.records import Finding, LayerInput, Severity, Skipped
 from gradscope.rules.input_scale import InputScale
 from tests.gradscope.rules.making import profile
 
@@ -59,4 +59,3 @@ def test_most_batches_count_and_the_first_odd_one_is_named() -> None:
 
 def test_not_looked_at() -> None:
     assert check(first_inputs=()) is None
-    assert check(100.0, source=Source.SYNTHETIC) is None

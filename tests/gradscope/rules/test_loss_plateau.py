@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gradscope.records import Finding, LossCall, Skipped, Source
+from gradscope.records import Finding, LossCall, Skipped
 from gradscope.rules.loss_plateau import LossPlateau
 from tests.gradscope.rules.making import parameter, profile
 
@@ -26,8 +26,8 @@ def call(**changed: Any) -> LossCall:
         "target_low": 0.0,
         "target_high": 9.0,
         "targets_vary": True,
-        "chance": math.log(10),
-        "trivial": (2.23,) * STEPS,
+        "guess": math.log(10),
+        "constant": (2.23,) * STEPS,
     }
     return LossCall(**(entries | changed))
 
@@ -73,7 +73,7 @@ def test_a_noisy_loss_says_nothing() -> None:
 
 def test_the_luck_of_unequal_classes_is_taken_out() -> None:
     luck = losses(noise=0.3, level=1.0)
-    trivial = call(trivial=tuple(value - 0.05 for value in luck))
+    trivial = call(constant=tuple(value - 0.05 for value in luck))
     steady = tuple(value + part for value, part in zip(luck, losses(level=0.01), strict=True))
     assert isinstance(check(steady, trivial), Finding)
 
@@ -87,13 +87,12 @@ def test_losses_that_are_not_finite_are_left_to_others(value: float) -> None:
     assert check((*losses()[:-1], value)) is None
 
 
-def test_where_the_trivial_loss_is_unknown_or_zero() -> None:
-    assert check(losses(), call(trivial=(math.nan,) * STEPS)) is None
-    assert check(losses(), call(targets_vary=False, trivial=(0.0,) * STEPS)) is None
-    assert check(losses(), source=Source.SYNTHETIC) is None
+def test_where_the_loss_of_a_constant_is_unknown_or_zero() -> None:
+    assert check(losses(), call(constant=(math.nan,) * STEPS)) is None
+    assert check(losses(), call(targets_vary=False, constant=(0.0,) * STEPS)) is None
     assert check(losses(), optimizer=None) is None
     unknown = profile(steps=STEPS, losses=losses(), loss_call=None)
-    assert RULE.check(unknown, RULE.limits) is None
+    assert isinstance(RULE.check(unknown, RULE.limits), Skipped)
 
 
 def test_where_gradients_grow_the_plateau_is_being_left() -> None:
@@ -103,3 +102,5 @@ def test_where_gradients_grow_the_plateau_is_being_left() -> None:
     silent = parameter("none", steps=STEPS, gradient_norm=(None,) * STEPS)
     assert isinstance(check(losses(), parameters=(bias, silent)), Finding)
     assert check(losses(), parameters=(weight, silent)) is None
+    far = call(constant=(0.5,) * STEPS)
+    assert isinstance(check(losses(), far, parameters=(weight, silent)), Finding)

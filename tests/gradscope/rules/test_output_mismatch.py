@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gradscope.records import Finding, LossCall, Severity, Source
+from gradscope.records import Finding, LossCall, Severity, Skipped
 from gradscope.rules.output_mismatch import OutputMismatch
 from tests.gradscope.rules.making import layer, parameter, profile
 
@@ -23,13 +23,13 @@ def call(function: str, behind: str = "", **changed: Any) -> LossCall:
         "target_low": 0.0,
         "target_high": 9.0,
         "targets_vary": True,
-        "chance": math.nan,
-        "trivial": (),
+        "guess": math.nan,
+        "constant": (),
     }
     return LossCall(function, behind, **(entries | changed))
 
 
-def check(loss_call: LossCall | None, **changed: Any) -> Finding | None:
+def check(loss_call: LossCall, **changed: Any) -> Finding | None:
     found = RULE.check(profile(loss_call=loss_call, **changed), RULE.limits)
     assert found is None or isinstance(found, Finding)
     return found
@@ -121,9 +121,28 @@ def test_outputs_that_are_all_clipped() -> None:
     assert check(call("mse_loss", "clamp", input_low=0.0, input_high=1.0, **targets)) is None
 
 
-def test_where_there_is_nothing_to_look_at() -> None:
-    assert check(None) is None
-    assert check(call("cross_entropy", "softmax"), source=Source.SYNTHETIC) is None
+def test_a_softmax_worked_out_by_hand() -> None:
+    exact = {"total_low": 1 - 1e-6, "total_high": 1 + 1e-6}
+    finding = check(call("cross_entropy", "division", **exact))
+    assert finding is not None
+    assert finding.severity is Severity.ERROR
+    assert check(call("cross_entropy", "exp", **(exact | {"total_high": 1.2}))) is None
+    assert check(call("cross_entropy", "exp", total_low=math.nan, total_high=math.nan)) is None
+    # Ten biases of 0.1 add up to 1, too.
+    assert check(call("cross_entropy", "", **exact)) is None
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.1, 0.2), (1.0, 3.0)])
+def test_a_softmax_over_another_dimension(low: float, high: float) -> None:
+    given = {"input_low": -9.0, "input_high": -0.1}
+    finding = check(call("nll_loss", "log_softmax", total_low=low, total_high=high, **given))
+    assert finding is not None
+    assert finding.severity is Severity.WARNING
+    assert check(call("nll_loss", "log_softmax", total_low=0.98, total_high=1.02, **given)) is None
+
+
+def test_a_loss_that_is_not_known_is_skipped() -> None:
+    assert isinstance(RULE.check(profile(loss_call=None), RULE.limits), Skipped)
 
 
 def test_without_an_output_site_the_last_place_is_named() -> None:

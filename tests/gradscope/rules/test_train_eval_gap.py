@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gradscope.records import Finding, LossCall, ModeLosses, Role, Skipped, Source
+from gradscope.records import Finding, LossCall, ModeLosses, Role, Skipped
 from gradscope.rules.train_eval_gap import TrainEvalGap
 from tests.gradscope.rules.making import layer, profile
 
@@ -66,4 +66,3 @@ def test_what_is_tiny_depends_on_the_targets() -> None:
 
 def test_what_was_not_measured() -> None:
     assert RULE.check(profile(), RULE.limits) is None
-    assert check(0.5, 5.0, source=Source.SYNTHETIC) is None

@@ -1,7 +1,7 @@
-"""The rules of other tools, written anew from what they publish, to be scored beside ours.
+"""Published rule sets, written anew from what is published, to be scored beside gradscope.
 
-Formulas and thresholds are theirs, with their sources; the code is not. ``smdebug examples`` are
-SageMaker's rules together with those that have no defaults, set as its documentation shows.
+Formulas and thresholds are as published, with their sources; the code is not. ``smdebug examples``
+are SageMaker's rules together with those that have no defaults, set as its documentation shows.
 """
 
 from __future__ import annotations
@@ -20,4 +20,4 @@ RULE_SETS: dict[str, Callable[[Trace], list[str]]] = {
     "torchdiag": torchdiag.faults,
     "torchmortem": torchmortem.faults,
 }
-"""Names of the faults that a rule set sees in a trace; none for a healthy one."""
+"""Names of the faults that a published rule set sees in a trace; none for a healthy one."""

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gradscope.subject import Subject
-from tests.zoo.subjects.consequences import CONSEQUENCES
 
 __all__ = ["Case"]
 
@@ -22,7 +21,7 @@ class Case:
         mistake: what somebody did wrong, in a few words; empty for a healthy subject.
         cause: the code that has to be found first; None for a healthy subject.
         must: all codes that have to be found, the cause included.
-        may: codes that may be found beside them and beside their consequences: they are true too.
+        may: codes that may be found beside them: they are true too.
         trained: how many steps the subject is trained before it is scanned.
         steps: of the scan.
     """
@@ -40,8 +39,7 @@ class Case:
     @property
     def true(self) -> frozenset[str]:
         """All codes that are true of the subject."""
-        consequences = (CONSEQUENCES.get(code, frozenset()) for code in self.must)
-        return self.must.union(self.may, *consequences)
+        return self.must | self.may
 
     @property
     def healthy(self) -> bool:

@@ -1,4 +1,4 @@
-"""Which architectures limits may be set by; the others only ever give the score.
+"""Which architectures limits may be set by; the held-out ones only ever give the score.
 
 Those of healthy subjects were dealt out by turns, file by file and by alphabet; those of faulty
 subjects likewise, over all files. No result had a say. An architecture of both kinds of subjects
@@ -7,7 +7,7 @@ stands among the faulty ones.
 
 from __future__ import annotations
 
-__all__ = ["CALIBRATION", "SCORE"]
+__all__ = ["CALIBRATION", "HELD_OUT"]
 
 # --- Of healthy subjects ----------------------------------------------------------------------
 
@@ -60,7 +60,7 @@ HEALTHY_CALIBRATION = frozenset(
     }
 )
 
-HEALTHY_SCORE = frozenset(
+HEALTHY_HELD_OUT = frozenset(
     {
         "actor-and-critic",
         "adapters",
@@ -165,7 +165,7 @@ FAULTY_CALIBRATION = frozenset(
     }
 )
 
-FAULTY_SCORE = frozenset(
+FAULTY_HELD_OUT = frozenset(
     {
         "attention-only",
         "attention-pooling",
@@ -220,4 +220,4 @@ FAULTY_SCORE = frozenset(
 
 CALIBRATION: frozenset[str] = HEALTHY_CALIBRATION | FAULTY_CALIBRATION
 
-SCORE: frozenset[str] = HEALTHY_SCORE | FAULTY_SCORE
+HELD_OUT: frozenset[str] = HEALTHY_HELD_OUT | FAULTY_HELD_OUT
