@@ -47,7 +47,7 @@ class LossCalls:
 
     _now: list[tuple[LossCall, float, Sums]] = field(default_factory=list)
     _steps: list[list[LossCall]] = field(default_factory=list)
-    _trivial: list[float] = field(default_factory=list)
+    _constant: list[float] = field(default_factory=list)
 
     def see(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Looks at a call of torch's, which returned ``out``; most are no loss functions."""
@@ -83,7 +83,7 @@ class LossCalls:
 
     def settle(self, targets: Sums) -> None:
         """Takes the sums over all targets of the step that is over."""
-        self._trivial.append(_trivial(targets))
+        self._constant.append(_constant_loss(targets))
 
     def record(self) -> LossCall | None:
         """Of all steps together, the function that was called first; None where none was."""
@@ -96,7 +96,7 @@ class LossCalls:
         ]
         constant = [
             value if calls and (calls[0].function, calls[0].behind) == kind else math.nan
-            for value, calls in zip(self._trivial, self._steps, strict=True)
+            for value, calls in zip(self._constant, self._steps, strict=True)
         ]
         return replace(_together(alike), constant=tuple(constant))
 
@@ -185,15 +185,15 @@ def _target_sums(name: str, given: dict[str, Any], classes: int, target: Tensor)
     return {}
 
 
-def _trivial(targets: Sums) -> float:
+def _constant_loss(targets: Sums) -> float:
     """The mean loss of the best prediction that is the same for all samples."""
     if "labels" in targets:
         shares = targets["labels"] / targets["labels"].sum()
         return float(torch.special.entr(shares).sum())
     if "yes" in targets:
         weights = targets["yes"] + targets["no"]
-        best = (targets["yes"] / weights).clamp(0, 1)
-        losses = functional.binary_cross_entropy(best, best, reduction="none")
+        shares = torch.stack([targets["yes"], targets["no"]]) / weights
+        losses = torch.special.entr(shares).sum(dim=0)
         return float((losses * weights / targets["count"]).mean())
     if "numbers" in targets:
         mean, squares = (targets[what] / targets["count"] for what in ("numbers", "squares"))

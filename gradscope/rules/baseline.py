@@ -7,18 +7,23 @@ import statistics
 
 from gradscope.records import Profile, Source
 
-__all__ = ["UNKNOWN_LOSS", "constant_loss", "loss_over_constant"]
+__all__ = ["UNKNOWN_LOSS", "constant_loss", "constant_losses", "loss_over_constant"]
 
 
 UNKNOWN_LOSS = "the loss is none of torch's, so what a guess would get is not known"
 """Why a rule that measures the loss by it has to be skipped."""
 
 
+def constant_losses(profile: Profile) -> list[float]:
+    """The loss of the best constant prediction at each step for which it is known."""
+    known = profile.loss_call.constant if profile.loss_call is not None else ()
+    return [value for value in known if math.isfinite(value)]
+
+
 def constant_loss(profile: Profile) -> float | None:
     """The loss of the best constant prediction, mean over the steps; None where it is not known."""
-    known = profile.loss_call.constant if profile.loss_call is not None else ()
-    finite = [value for value in known if math.isfinite(value)]
-    return statistics.fmean(finite) if finite else None
+    known = constant_losses(profile)
+    return statistics.fmean(known) if known else None
 
 
 def loss_over_constant(profile: Profile) -> float | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gradscope.records import Finding, Measure, Profile, Severity, Skipped
 from gradscope.rules import Rule, limit
+from gradscope.rules.baseline import constant_losses
 from gradscope.rules.subjects import perceptron
 from gradscope.subject import Subject
 
@@ -118,9 +119,8 @@ class GradientSpike(Rule[Limits]):
 
 def _harmless_loss(profile: Profile, limits: Limits) -> float:
     """The loss below which a batch is only harder than others; of no batch for a fresh network."""
-    known = profile.loss_call.constant if profile.loss_call is not None else ()
     # Not of batches in which all targets are alike; and the median, for corrupt ones vary far more.
-    usual = [value for value in known if 0 < value < math.inf]
+    usual = [value for value in constant_losses(profile) if value > 0]
     typical = statistics.median(usual) if usual else 0.0
     learned = statistics.median(profile.losses) < limits.learned * typical
     return limits.loss * typical if learned else -math.inf

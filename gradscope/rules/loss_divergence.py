@@ -141,9 +141,7 @@ def _growth_over_halves(profile: Profile) -> float:
         return 1.0
     if min(second) <= max(first):
         return 1.0
-    return statistics.median(second) / max(
-        statistics.median(first), (constant_loss(profile) or 0.0)
-    )
+    return statistics.median(second) / max(statistics.median(first), constant_loss(profile) or 0.0)
 
 
 def _trained_at(rate: float) -> Subject:

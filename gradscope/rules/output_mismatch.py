@@ -167,7 +167,7 @@ class OutputMismatch(Rule[Limits]):
         )
 
     def _wrong_dimension(self, profile: Profile, call: LossCall, limits: Limits) -> Finding | None:
-        off = max(1 - call.total_low, call.total_high - 1)
+        off = _off_one(call)
         if call.function != "nll_loss" or not off > limits.total:
             return None
         return self.finding(
@@ -217,13 +217,14 @@ class OutputMismatch(Rule[Limits]):
         return random_subject("logits before cross_entropy", lambda: perceptron(nn.ReLU, layers=2))
 
 
+def _off_one(call: LossCall) -> float:
+    """How far from 1 the classes of one prediction add up, at most."""
+    return max(1 - call.total_low, call.total_high - 1)
+
+
 def _named(call: LossCall, limits: Limits) -> LossCall:
     """The call, with the softmax named that was worked out by hand."""
-    by_hand = (
-        call.behind in _BY_HAND
-        and call.input_low >= 0
-        and max(1 - call.total_low, call.total_high - 1) < limits.rounding
-    )
+    by_hand = call.behind in _BY_HAND and call.input_low >= 0 and _off_one(call) < limits.rounding
     return replace(call, behind="a softmax") if by_hand else call
 
 

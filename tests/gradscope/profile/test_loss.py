@@ -107,6 +107,13 @@ def test_yes_that_weighs_more_is_held_against_the_weighted_shares() -> None:
     assert call.constant[0] == pytest.approx(float(best))
 
 
+def test_where_yes_has_no_weight_and_nothing_says_no_the_constant_is_unknown() -> None:
+    ignored = nn.BCEWithLogitsLoss(pos_weight=torch.zeros(1))
+    call = call_of(lambda output, y: ignored(output[:, :1], y), torch.ones(8, 1))
+    assert call is not None
+    assert math.isnan(call.constant[0])
+
+
 def test_what_classes_add_up_to() -> None:
     assert math.isnan(_totals("cross_entropy", lambda output: output)[0])
     right = _totals("nll_loss", lambda output: output.log_softmax(1))
