@@ -80,8 +80,7 @@ class InitialLoss(Rule[Limits]):
             return few
         levels = [
             statistics.fmean(profile.losses[step : step + batches])
-            for step in range(max(1, int(limits.steps) - batches + 1))
-            if step + batches <= profile.steps
+            for step in range(max(1, int(min(limits.steps, profile.steps)) - batches + 1))
         ]
         first = levels[0]
         factor = first / call.guess if call.guess else math.nan

@@ -50,4 +50,4 @@ def test_labels_are_complete() -> None:
         assert case.healthy == (not case.mistake) == (not case.must)
         assert case.healthy or case.cause in case.must
         assert not case.must & case.may
-        assert case.named <= set(registry.rules()), case.name
+        assert case.true <= set(registry.rules()), case.name

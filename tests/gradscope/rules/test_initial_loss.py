@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -58,3 +59,10 @@ def test_what_cannot_be_held_against_a_guess() -> None:
     assert check(9.0, chance=math.nan) is None
     assert check(9.0, chance=0.0) is None
     assert isinstance(check(9.0, loss_call=None), Skipped)
+
+
+def test_a_limit_of_more_steps_than_there_are_takes_those_that_are_there() -> None:
+    limits = dataclasses.replace(RULE.limits, steps=1e12)
+    call = LossCall("cross_entropy", "", 10, -9.0, 9.0, 0.0, 9.0, True, 2.3, (2.2,) * 8)
+    made = profile(losses=(9.0,) * 8, loss_call=call)
+    assert isinstance(RULE.check(made, limits), Finding)
