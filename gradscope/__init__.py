@@ -17,22 +17,27 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gradscope.bias import Bias, bias
     from gradscope.config import Settings, find_settings
     from gradscope.diagnose import diagnose
     from gradscope.errors import GradscopeError
     from gradscope.loading import load_subject
-    from gradscope.patch import Patch, apply
+    from gradscope.patch import Patch, apply, replace_derivative
     from gradscope.pipeline import fix, scan
     from gradscope.prescribe import prescribe
     from gradscope.profile import profile
     from gradscope.records import Finding, Findings, Plan, Profile, Report, Verdict
     from gradscope.reports import load_plan, load_report
+    from gradscope.schedule import Annealing, Conversion
     from gradscope.subject import Subject
     from gradscope.verify import verify
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "Annealing",
+    "Bias",
+    "Conversion",
     "Finding",
     "Findings",
     "GradscopeError",
@@ -44,6 +49,7 @@ __all__ = [
     "Subject",
     "Verdict",
     "apply",
+    "bias",
     "diagnose",
     "find_settings",
     "fix",
@@ -52,11 +58,15 @@ __all__ = [
     "load_subject",
     "prescribe",
     "profile",
+    "replace_derivative",
     "scan",
     "verify",
 ]
 
 _HOMES = {
+    "Annealing": "schedule",
+    "Bias": "bias",
+    "Conversion": "schedule",
     "Finding": "records",
     "Findings": "records",
     "GradscopeError": "errors",
@@ -68,6 +78,7 @@ _HOMES = {
     "Subject": "subject",
     "Verdict": "records",
     "apply": "patch",
+    "bias": "bias",
     "diagnose": "diagnose",
     "find_settings": "config",
     "fix": "pipeline",
@@ -76,6 +87,7 @@ _HOMES = {
     "load_subject": "loading",
     "prescribe": "prescribe",
     "profile": "profile",
+    "replace_derivative": "patch",
     "scan": "pipeline",
     "verify": "verify",
 }

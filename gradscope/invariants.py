@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gradscope.batches import Batch, tensors_in
+from gradscope.choosing import keeps_function
 from gradscope.patch import apply
 from gradscope.profile.preserve import preserved, same_bits
 from gradscope.records import Change, Invariant, Plan
@@ -23,7 +24,9 @@ def check_invariants(
     """Applies a plan, compares, and undoes it again.
 
     A plan that changes only the backward pass or the training must leave outputs (in train and
-    eval mode) and state_dict bit-identical; every plan must be undone without a trace.
+    eval mode) and state_dict bit-identical; every plan must be undone without a trace. Of a plan
+    that means to keep the function at the start, by layers that begin as the identity, it is
+    measured and said how well it does.
 
     Args:
         model: left as it was.
@@ -47,6 +50,9 @@ def check_invariants(
                 )
                 for what in before
             ]
+        elif all(keeps_function(entry) for entry in plan.prescriptions):
+            patched = _observed(model, step, batch)
+            checks += [_change(what, before, patched) for what in before if what != "state_dict"]
     finally:
         patch.undo()
     undone = _observed(model, step, batch)
@@ -83,6 +89,21 @@ def _observed(model: nn.Module, step: _Step, batch: Batch) -> dict[str, dict[str
         if isinstance(value, Tensor)
     }
     return seen
+
+
+def _change(
+    what: str, before: dict[str, dict[str, Tensor]], after: dict[str, dict[str, Tensor]]
+) -> Invariant:
+    """How far an output moves at most, as a share of the largest; no limit is set for that."""
+    largest = change = 0.0
+    for one, other in zip(before[what].values(), after[what].values(), strict=False):
+        if one.is_floating_point() and one.shape == other.shape and one.numel():
+            largest = max(largest, float(one.abs().max()))
+            change = max(change, float((other - one).abs().max()))
+    share = change / largest if largest else change
+    return Invariant(
+        f"{what} kept at the start", True, f"largest change: {share:.1e} of the largest"
+    )
 
 
 def _same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from gradscope import registry
+from gradscope.choosing import pairs, ranked
 from gradscope.profile.sharding import bare
 from gradscope.records import Findings, Plan, Prescription, Refusal
 
@@ -28,7 +29,8 @@ def prescribe(
 
     Returns:
         A plan whose prescription is the best guess, with the other candidates as alternatives,
-        best guess first, and each remedy that does not apply as a refusal with its reason.
+        best guess first, then some of them in pairs, and each remedy that does not apply as a
+        refusal with its reason.
 
     Raises:
         UsageError: ``only`` names no remedy.
@@ -53,20 +55,11 @@ def prescribe(
                     candidates.append(proposal)
     if not candidates:
         return Plan(refusals=_without_repeats(refusals))
-    best, *others = _ranked(candidates, findings)
+    best, *others = ranked(candidates, findings)
     return Plan(
         prescriptions=(best,),
-        alternatives=tuple((other,) for other in others),
+        alternatives=(*((other,) for other in others), *pairs([best, *others])),
         refusals=_without_repeats(refusals),
-    )
-
-
-def _ranked(candidates: list[Prescription], findings: Findings) -> list[Prescription]:
-    """Best guess first: what treats a root cause, then what leaves the model's function alone."""
-    roots = {finding.code for finding in findings if finding.cause is None}
-    return sorted(
-        candidates,
-        key=lambda candidate: (candidate.finding not in roots, not candidate.safe),
     )
 
 

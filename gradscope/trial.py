@@ -16,6 +16,7 @@ from gradscope.errors import GradscopeError, ModelError
 from gradscope.metric import evaluate
 from gradscope.patch import apply
 from gradscope.profile.preserve import same_bits
+from gradscope.profile.sharding import bare
 from gradscope.randomness import RandomStream, preserved_randomness
 from gradscope.records import Plan, Trial
 from gradscope.remedies import Training
@@ -53,7 +54,8 @@ class Running:
     the same batches in the same order, whatever random numbers their models draw.
     """
 
-    def __init__(self, subject: Subject, arm: Arm, seed: int) -> None:
+    def __init__(self, subject: Subject, arm: Arm, seed: int, planned: int | None = None) -> None:
+        """Starts with ``seed``; ``planned`` is how many steps will be taken in all, if known."""
         self.arm, self.seed, self.steps = arm, seed, 0
         self._subject = subject
         with preserved_randomness(seed):
@@ -68,6 +70,7 @@ class Running:
         if arm.learning_rate_factor != 1:
             for group in self._optimizer.param_groups:
                 group["lr"] = group["lr"] * arm.learning_rate_factor
+        training.start(bare(self.model), self._optimizer, planned)
         self._step = checked_step(subject.step)
         self._batches = _endless(subject, seed)
         self._noise = RandomStream(seed + 1)

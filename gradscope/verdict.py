@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from gradscope import registry
 from gradscope.checked import checked_step
 from gradscope.comparison import Comparison, compare
 from gradscope.config import Settings
@@ -100,7 +101,13 @@ def judge(
             f"{failed_before:.0%}; it was undone."
         )
     else:
-        status, reason = _status(comparison, against_rate, rate, sign, remaining)
+        # What changes nothing but the learning rate is no rival of one.
+        rivals = any(
+            registry.remedy(entry.remedy).rivals_rates for entry in winner.plan.prescriptions
+        )
+        status, reason = _status(
+            comparison, against_rate if rivals else None, rate, sign, remaining
+        )
     return Verdict(
         status=status,
         reason=reason,
@@ -128,7 +135,7 @@ def judge(
 
 def _status(
     comparison: Comparison,
-    against_rate: Comparison,
+    against_rate: Comparison | None,
     rate: Arm,
     sign: float,
     remaining: tuple[str, ...],
@@ -141,7 +148,9 @@ def _status(
         )
     if comparison.difference * sign < 0:
         return Status.WORSE_UNDONE, "It does worse than doing nothing; it was undone."
-    if not (against_rate.significant and against_rate.difference * sign > 0):
+    if against_rate is not None and not (
+        against_rate.significant and against_rate.difference * sign > 0
+    ):
         return (
             Status.IMPROVED,
             f"It beats doing nothing, but not {rate.name.removeprefix(DO_NOTHING + ', ')} "
@@ -152,6 +161,8 @@ def _status(
             Status.IMPROVED,
             f"It learns better, but {', '.join(remaining)} is found after the repair.",
         )
+    if against_rate is None:
+        return Status.FIXED, "The findings are gone, and it learns better than doing nothing."
     return (
         Status.FIXED,
         "The findings are gone, and it learns better than doing nothing, also with the best of "

@@ -232,11 +232,7 @@ class _Verification:
         fitting = int(_SELECTION_SHARE * self._budget / max(one, 1e-9))
         kept_rates = rates[: max(1, fitting // 2)]
         kept = candidates[: max(1, fitting - len(kept_rates))]
-        self._refusals += [
-            Refusal(entry.remedy, "the budget is too small to try it too", entry.sites)
-            for arm in candidates[len(kept) :]
-            for entry in arm.plan.prescriptions
-        ]
+        self._refusals += _refused(candidates[len(kept) :], "the budget is too small to try it too")
         return kept, kept_rates
 
     def _affordable_steps(self, arms: int, seconds: float) -> int:
@@ -284,7 +280,7 @@ class _Verification:
                 try:
                     for index, seed in enumerate(seeds):
                         if index == len(runs):
-                            runs.append(Running(self._subject, arm, seed))
+                            runs.append(Running(self._subject, arm, seed, steps))
                         runs[index].advance(max(1, steps * quarter // 4))
                     trials = [run.trial(matched=False) for run in runs]
                 except GradscopeError as error:
@@ -293,10 +289,7 @@ class _Verification:
                         scores[arm] = -math.inf
                         continue
                     self._broken.add(arm.name)
-                    self._refusals += [
-                        Refusal(entry.remedy, f"it could not be run: {error}", entry.sites)
-                        for entry in arm.plan.prescriptions
-                    ]
+                    self._refusals += _refused([arm], f"it could not be run: {error}")
                     del running[arm]
                     continue
                 scores[arm] = statistics.fmean(self._score(trial) for trial in trials)
@@ -330,7 +323,7 @@ class _Verification:
                 if time.monotonic() - self._started + taken > self._budget:
                     break
             for number, arm in enumerate(arms):
-                run = Running(self._subject, arm, first + index)
+                run = Running(self._subject, arm, first + index, steps)
                 try:
                     run.advance(steps)
                 except GradscopeError:
@@ -355,6 +348,17 @@ def _trial(run: Running, *, matched: bool) -> Trial:
     except GradscopeError:
         run.diverged = True
         return run.trial(matched=matched)
+
+
+def _refused(arms: Sequence[Arm], reason: str) -> list[Refusal]:
+    return [
+        Refusal(
+            " + ".join(entry.remedy for entry in arm.plan.prescriptions),
+            reason,
+            arm.plan.prescriptions[0].sites,
+        )
+        for arm in arms
+    ]
 
 
 def _best_half(arms: Sequence[Arm], scores: dict[Arm, float]) -> list[Arm]:

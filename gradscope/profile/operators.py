@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from gradscope.derivatives.isigmoid import Isigmoid
 from gradscope.records import Role
 
 __all__ = [
@@ -117,6 +118,7 @@ _TABLE = (
         {"negative_slope": 0.01},
         dead=lambda settings: bool(settings["negative_slope"] == 0),
     ),
+    _Activation(Isigmoid, "isigmoid"),
     _Activation(nn.LogSigmoid, "logsigmoid"),
     _Activation(nn.LogSoftmax, "log_softmax"),
     _Activation(nn.Mish, "mish"),

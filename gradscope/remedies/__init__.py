@@ -7,12 +7,14 @@ undoes it, ``retrain`` changes how the model is trained.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import nn
+from torch.optim import Optimizer
 
 from gradscope.checked import BuildOptimizer
 from gradscope.errors import PlanError
@@ -28,9 +30,11 @@ from gradscope.records import (
 )
 
 __all__ = [
+    "Prepare",
     "Remedy",
     "Training",
     "Undo",
+    "check_number",
     "child",
     "modules_found",
     "outputs",
@@ -41,6 +45,12 @@ __all__ = [
 
 Undo = Callable[[], None]
 
+Prepare = Callable[[nn.Module, Optimizer, int | None], Undo]
+"""Is given a model, its new optimizer, and how many steps are planned, None where that is open.
+
+Returns what takes its hooks away; they may also take themselves away.
+"""
+
 _FUSED = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 
 
@@ -50,9 +60,20 @@ class Training:
 
     Attributes:
         build_optimizer: makes the optimizer for the parameters given.
+        prepare: called one after the other before the first step; what they do during training
+            hangs on hooks of the model and of the optimizer.
     """
 
     build_optimizer: BuildOptimizer
+    prepare: tuple[Prepare, ...] = ()
+
+    def start(self, model: nn.Module, optimizer: Optimizer, steps: int | None = None) -> list[Undo]:
+        """Prepares a model and its optimizer for ``steps`` steps of this training.
+
+        Returns:
+            What ends it before its time, in the order it has to be called in.
+        """
+        return [prepare(model, optimizer, steps) for prepare in self.prepare][::-1]
 
 
 class Remedy(ABC):
@@ -63,12 +84,15 @@ class Remedy(ABC):
         changes: what it changes; from it follows whether it is safe.
         treats: codes of the findings it may be proposed for.
         parameters: the parameters a prescription of it may have, with what each means.
+        rivals_rates: whether it has to beat doing nothing with other learning rates to count as a
+            repair; no for what changes nothing but the learning rate.
     """
 
     name: ClassVar[str]
     changes: ClassVar[tuple[Change, ...]]
     treats: ClassVar[tuple[str, ...]]
     parameters: ClassVar[dict[str, str]] = {}
+    rivals_rates: ClassVar[bool] = True
 
     @abstractmethod
     def propose(
@@ -90,8 +114,16 @@ class Remedy(ABC):
         return lambda: None
 
     def retrain(self, training: Training, prescription: Prescription) -> Training:
-        """The training as this prescription changes it."""
+        """The training as this prescription changes it.
+
+        Raises:
+            PlanError: a parameter of the prescription cannot be meant.
+        """
         return training
+
+    def renewed(self, model: nn.Module, prescription: Prescription) -> list[nn.Parameter]:
+        """Parameters that were drawn anew: what an optimizer remembers of them is void."""
+        return []
 
     @property
     def safe(self) -> bool:
@@ -105,18 +137,43 @@ class Remedy(ABC):
     def refusal(self, reason: str, sites: Iterable[str] = ()) -> Refusal:
         return Refusal(self.name, reason, tuple(sites))
 
-    def refused_calls(self, sites: Iterable[SiteProfile]) -> list[Refusal]:
-        """For a remedy that works on activation modules: what of the sites is none."""
+    def refused_calls(
+        self,
+        sites: Iterable[SiteProfile],
+        lines: str = "make it a module, such as nn.ReLU() in place of F.relu(x)",
+    ) -> list[Refusal]:
+        """For a remedy that works on activation modules: what of the sites is none.
+
+        ``lines`` says what a person would write.
+        """
         calls = [site.name for site in sites if site.is_call and site.role is Role.ACTIVATION]
         if not calls:
             return []
         return [
-            self.refusal(
-                "a function is called there, which cannot be reached yet; make it a module, such "
-                "as nn.ReLU() in place of F.relu(x)",
-                calls,
-            )
+            self.refusal(f"a function is called there, which cannot be reached yet; {lines}", calls)
         ]
+
+
+def check_number(
+    remedy: str,
+    parameter: str,
+    value: object,
+    *,
+    low: float = 0.0,
+    high: float = math.inf,
+    whole: bool = False,
+) -> float:
+    """A parameter of a prescription as a number between ``low`` and ``high``, both excluded.
+
+    Raises:
+        PlanError: it is none; plans are edited by hand, so it may be anything.
+    """
+    kinds = (int,) if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not low < value < high:
+        what = "a whole number" if whole else "a number"
+        limits = f"above {low:g}" + (f" and below {high:g}" if high < math.inf else "")
+        raise PlanError(f"{remedy} needs {what} {limits} for {parameter}, not {value!r}.")
+    return value
 
 
 def child(model: nn.Module, site: str, remedy: str) -> nn.Module:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import importlib
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -21,12 +23,35 @@ from gradscope.remedies import (
 
 __all__ = ["ActivationSwap"]
 
-_ACTIVATIONS: dict[str, type[nn.Module]] = {
+
+def _isigmoid() -> nn.Module:
+    """The paper's improved logistic sigmoid, equations 5 and 6."""
+    try:
+        # Late: it stands among the derivatives, which are no part of this.
+        module: Any = importlib.import_module("gradscope.derivatives.isigmoid")
+    except ModuleNotFoundError as error:
+        raise PlanError("activation-swap has no isigmoid in this installation.") from error
+    made: nn.Module = module.Isigmoid()
+    return made
+
+
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "leaky-relu": nn.LeakyReLU,
     "tanh": nn.Tanh,
     "selu": nn.SELU,
     "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "elu": nn.ELU,
+    "isigmoid": _isigmoid,
+}
+
+_REASONS = {
+    "leaky-relu": "it passes a gradient for negative inputs too",
+    "gelu": "it passes a gradient for small negative inputs too",
+    "relu": "its derivative does not shrink the signal as the present one does",
+    "tanh": "its derivative does not shrink the signal as the present one does",
+    "isigmoid": "outside its middle part its slope is constant, so that it does not saturate",
 }
 
 _BOUNDED = (nn.Sigmoid, nn.Tanh, nn.Hardsigmoid, nn.Hardtanh, nn.Softsign)
@@ -36,21 +61,24 @@ class ActivationSwap(Remedy):
     """Put another activation in the place of the present ones.
 
     ## What it does
-    Replaces sigmoids and their like by ReLU or tanh, and the ReLUs at sites with dead units by
-    LeakyReLU. Weights stay.
+    Replaces sigmoids and their like by ReLU, tanh or Isigmoid, and the ReLUs at sites with dead
+    units by LeakyReLU or GELU. Weights stay. SELU, SiLU and ELU can be written into a plan.
 
     ## When it applies
     The activation modules are sub-modules that can be exchanged. Most of all on fresh weights: a
     trained network was trained for the function it has.
 
     ## When it must not be applied
-    To gates and outputs whose range matters: the model's own output is left alone.
+    To gates and outputs whose range matters: the model's own output is left alone. SELU keeps
+    variances only with weights of variance 1 / fan-in.
 
     ## Fix safety
     Unsafe: the function changes at once.
 
     ## References
-    The slides (Better Activation); Nair, Hinton 2010; Maas, Hannun, Ng 2013.
+    The slides (Better Activation); Hu, Zhang, Ge, equations 3 to 6 (LeakyReLU, Isigmoid); Nair,
+    Hinton 2010; Maas, Hannun, Ng 2013; Clevert, Unterthiner, Hochreiter 2016 (ELU); Klambauer et
+    al. 2017 (SELU); Hendrycks, Gimpel 2016 (GELU, SiLU).
     """
 
     name = "activation-swap"
@@ -72,18 +100,14 @@ class ActivationSwap(Remedy):
         if not sites:
             reason = "there is no activation module that another would relieve"
             return [*refused] or [self.refusal(reason)]
-        choices = ("leaky-relu",) if dying else ("relu", "tanh")
+        present = {type(model.get_submodule(site)) for site in sites}
+        choices = ["leaky-relu", "gelu"] if dying else ["relu", "tanh"]
+        if present == {nn.Sigmoid} and _has_isigmoid():
+            choices.append("isigmoid")
         prescribed = [
-            self.prescription(
-                finding,
-                "it passes a gradient for negative inputs too"
-                if dying
-                else "its derivative does not shrink the signal as the present one does",
-                sites,
-                activation=choice,
-            )
+            self.prescription(finding, _REASONS[choice], sites, activation=choice)
             for choice in choices
-            if not all(isinstance(model.get_submodule(s), _ACTIVATIONS[choice]) for s in sites)
+            if present != {_ACTIVATIONS[choice]}
         ]
         return [*prescribed, *refused]
 
@@ -102,9 +126,9 @@ class ActivationSwap(Remedy):
                     f"{self.name} is prescribed for {site!r}, which is a "
                     f"{type(original).__name__}, not an activation."
                 )
-        for parent, name, original in originals:
-            replacement = kind()
-            replacement.training = original.training
+        replacements = [kind() for _ in originals]
+        for (parent, name, original), replacement in zip(originals, replacements, strict=True):
+            replacement.train(original.training)
             setattr(parent, name, replacement)
 
         def undo() -> None:
@@ -112,3 +136,11 @@ class ActivationSwap(Remedy):
                 setattr(parent, name, original)
 
         return undo
+
+
+def _has_isigmoid() -> bool:
+    try:
+        _isigmoid()
+    except PlanError:
+        return False
+    return True

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
 from typing import ClassVar
 
 import torch
@@ -12,6 +10,9 @@ from torch import nn
 from gradscope.errors import PlanError
 from gradscope.records import Change, Finding, Prescription, Profile, Refusal, SiteProfile
 from gradscope.remedies import Remedy, Undo, parent_and_name, replaceable
+from gradscope.remedies.first_batch import on_first_batch
+from gradscope.remedies.freshness import is_trained
+from gradscope.remedies.norms import CustomNorm, joined, parsed, spelled, start_as_identity
 
 __all__ = ["NormInsertion"]
 
@@ -21,13 +22,18 @@ _NORMS = (
     nn.LayerNorm,
     nn.GroupNorm,
     nn.RMSNorm,
+    CustomNorm,
 )
 
 # Below this many samples the statistics of BatchNorm are mostly noise (Wu, He 2018, figure 1).
 _SMALLEST_BATCH = 8
 
-# The layers that a prescription may spell out, and how many sizes each takes.
-_SIZES = {"BatchNorm1d": 1, "BatchNorm2d": 1, "BatchNorm3d": 1, "LayerNorm": 1, "GroupNorm": 2}
+_REASONS = {
+    "BatchNorm": "BatchNorm gives every unit zero mean and unit variance over the batch",
+    "LayerNorm": "LayerNorm gives every sample zero mean and unit variance over its units",
+    "GroupNorm": "GroupNorm standardises each sample over groups of channels, whatever the batch",
+    "RMSNorm": "RMSNorm gives every position of a sequence unit RMS over its units",
+}
 
 
 class NormInsertion(Remedy):
@@ -35,30 +41,45 @@ class NormInsertion(Remedy):
 
     ## What it does
     Each activation module becomes a small sequence: the normalisation, then the activation. All
-    other names and state_dict keys stay. BatchNorm standardises each unit over the batch,
-    LayerNorm each sample over its units (GroupNorm with one group after convolutions).
+    other names and state_dict keys stay. BatchNorm standardises each unit over the batch;
+    LayerNorm, GroupNorm and RMSNorm each sample over its units, groups of channels, or by its RMS;
+    CustomNorm is the slides': each unit over the batch, without parameters. It is never proposed,
+    since in ``eval()`` too what it makes of a sample depends on the samples beside it, which a test
+    on large batches does not show; write ``CustomNorm(1)``, with the dimension of the units, into
+    a plan.
+
+    Before trained weights the layer starts as the identity (``start`` is ``identity``): on the
+    first batch that the model sees, gamma is set to the standard deviation and beta to the mean of
+    what arrives. With BatchNorm the function is then what it was, up to rounding; what a layer that
+    looks at single samples does, comes as near as gamma and beta of each unit can.
 
     ## When it applies
     The gradient decays or grows over depth, activations are saturated or dead, or the forward
-    signal collapses; and the model has activation modules of its own, each used once.
+    signal collapses; and the model has activation modules of its own, each used once. Which layer:
+    by the layout, the size of the batch, and whether the weights are trained.
 
     ## When it must not be applied
-    Where normalisation layers are already there. BatchNorm: with batches below 8 samples.
+    Where normalisation layers are already there. BatchNorm and CustomNorm: with batches below 8
+    samples. CustomNorm also where single samples are to be evaluated. To start as the identity in
+    several processes, pass one batch before wrapping the model in DDP, so that all start alike.
 
     ## Fix safety
-    Unsafe: the function changes at once, so weights that are trained lose what they learned;
-    parameters are added.
+    Unsafe: the function changes at once, unless the layer starts as the identity, and then with
+    the first step; parameters are added.
 
     ## References
-    The slides (Normalize Inside Network); Ioffe, Szegedy 2015; Ba, Kiros, Hinton 2016.
+    The slides (Normalize Inside Network); Ioffe, Szegedy 2015; Ba, Kiros, Hinton 2016; Wu, He 2018
+    (GroupNorm); Zhang, Sennrich 2019 (RMSNorm).
     """
 
     name = "norm-insertion"
     changes = (Change.STRUCTURE,)
-    treats = ("GS101", "GS102", "GS201", "GS202", "GS204")
+    treats = ("GS101", "GS102", "GS201", "GS202", "GS204", "GS206")
     parameters: ClassVar[dict[str, str]] = {
         "layers": "the layer for all sites, such as BatchNorm1d(128), or one for each in order, "
-        "separated by commas"
+        "separated by commas",
+        "start": "`standard`, or `identity`: as near to the identity as the layer can be on the "
+        "first batch",
     }
 
     def propose(
@@ -67,10 +88,53 @@ class NormInsertion(Remedy):
         if any(isinstance(module, _NORMS) for module in model.modules()):
             return [self.refusal("the model already has normalisation layers")]
         sites = [site for site in profile.activations if not site.is_output]
+        if refused := self._refused(sites, model):
+            return refused
+        names = [site.name for site in sites]
+        trained = is_trained(profile)
+        proposals: list[Prescription | Refusal] = []
+        for kind in _kinds(sites):
+            if kind == "BatchNorm" and profile.batch_size < _SMALLEST_BATCH:
+                proposals.append(
+                    self.refusal(
+                        f"{kind} over {profile.batch_size} samples is mostly noise; "
+                        f"it needs at least {_SMALLEST_BATCH}"
+                    )
+                )
+                continue
+            layers = [spelled(kind, site) for site in sites]
+            if not all(layers):
+                reason = f"{kind} needs units in dimension 1, and here they are in the last"
+                proposals.append(self.refusal(reason))
+                continue
+            extra = {"start": "identity"} if trained else {}
+            start = "; it starts as the identity, since the weights are trained" if trained else ""
+            proposals.append(
+                self.prescription(
+                    finding,
+                    _REASONS[kind] + start,
+                    names,
+                    layers=joined(filter(None, layers)),
+                    **extra,
+                )
+            )
+        return proposals
+
+    def _refused(self, sites: list[SiteProfile], model: nn.Module) -> list[Prescription | Refusal]:
         if not sites:
             return [self.refusal("there is no activation module to put a normalisation before")]
-        if refused := self.refused_calls(sites):
-            return [*refused]
+        calls = [site for site in sites if site.is_call]
+        if calls:
+            layer = spelled("BatchNorm", calls[0]) or spelled("LayerNorm", calls[0])
+            operator = calls[0].operator
+            return [
+                *self.refused_calls(
+                    calls,
+                    f"make it a module (nn.ReLU() in place of F.relu), or write self.norm = "
+                    f"nn.{layer} in __init__() and {operator}(self.norm(x)) in place of "
+                    f"{operator}(x)",
+                )
+            ]
         reused = [site.name for site in sites if "@" in site.name]
         if reused:
             return [
@@ -85,47 +149,29 @@ class NormInsertion(Remedy):
         fused = sorted(set(names) - set(replaceable(model, (nn.Module,))))
         if fused:
             return [self.refusal("an activation is part of a fused layer", fused)]
-        proposals: list[Prescription | Refusal] = []
-        batch_norms = [_batch_norm(site) for site in sites]
-        if profile.batch_size < _SMALLEST_BATCH:
-            proposals.append(
-                self.refusal(
-                    f"BatchNorm over {profile.batch_size} samples is mostly noise; "
-                    f"it needs at least {_SMALLEST_BATCH}"
-                )
-            )
-        elif all(batch_norms):
-            proposals.append(
-                self.prescription(
-                    finding,
-                    "BatchNorm gives every unit zero mean and unit variance over the batch",
-                    names,
-                    layers=_joined(filter(None, batch_norms)),
-                )
-            )
-        else:
-            proposals.append(
-                self.refusal("BatchNorm needs units in dimension 1, and here they are in the last")
-            )
-        proposals.append(
-            self.prescription(
-                finding,
-                "LayerNorm gives every sample zero mean and unit variance over its units",
-                names,
-                layers=_joined(map(_layer_norm, sites)),
-            )
-        )
-        return proposals
+        return []
 
     def apply(self, model: nn.Module, prescription: Prescription) -> Undo:
-        layers = _parsed(str(prescription.parameters.get("layers", "")), prescription.sites)
+        start = prescription.parameters.get("start", "standard")
+        if start not in ("standard", "identity"):
+            raise PlanError(f"{self.name} needs `standard` or `identity` for start, not {start!r}.")
+        layers = parsed(str(prescription.parameters.get("layers", "")), prescription.sites)
+        if start == "identity" and any(isinstance(layer, CustomNorm) for layer in layers):
+            raise PlanError(
+                f"{self.name} cannot start CustomNorm as the identity: it has no parameters."
+            )
         places = [parent_and_name(model, site, self.name) for site in prescription.sites]
         originals = [(parent, name, getattr(parent, name)) for parent, name in places]
         like = next(model.parameters(), torch.empty(0))
-        for (parent, name, original), norm in zip(originals, layers, strict=True):
+        replacements = []
+        for norm, (_, _, original) in zip(layers, originals, strict=True):
             norm.to(device=like.device, dtype=like.dtype)
             replacement = nn.Sequential(norm, original)
             replacement.training = norm.training = original.training
+            if start == "identity":
+                on_first_batch(norm, start_as_identity)
+            replacements.append(replacement)
+        for (parent, name, _), replacement in zip(originals, replacements, strict=True):
             setattr(parent, name, replacement)
 
         def undo() -> None:
@@ -135,53 +181,10 @@ class NormInsertion(Remedy):
         return undo
 
 
-def _batch_norm(site: SiteProfile) -> str | None:
-    """The BatchNorm for a site's layout, None where there is none for it."""
-    dimensions = len(site.shape)
-    if site.unit_axis != 1 or dimensions > 5:
-        return None
-    return f"BatchNorm{max(1, dimensions - 2)}d({site.units})"
-
-
-def _layer_norm(site: SiteProfile) -> str:
-    if site.unit_axis == len(site.shape) - 1:
-        return f"LayerNorm({site.units})"
-    return f"GroupNorm(1, {site.units})"
-
-
-def _joined(layers: Iterable[str]) -> str:
-    listed = list(layers)
-    return listed[0] if len(set(listed)) == 1 else ", ".join(listed)
-
-
-def _parsed(text: str, sites: tuple[str, ...]) -> list[nn.Module]:
-    """The layers that a prescription spells out, one for each site."""
-    found = re.findall(r"(\w+)\(([\d,\s]+)\)", text)
-    rest = re.sub(r"\w+\([\d,\s]+\)", "", text).strip(", ")
-    if rest or not found:
-        raise _unreadable(text)
-    if len(found) == 1:
-        found *= len(sites)
-    if len(found) != len(sites):
-        raise PlanError(
-            f"norm-insertion has {len(found)} layers for {len(sites)} sites; give one for each, "
-            "or a single one for all."
-        )
-    layers: list[nn.Module] = []
-    for kind, numbers in found:
-        sizes = [int(number) for number in numbers.split(",") if number.strip()]
-        if len(sizes) != _SIZES.get(kind):
-            raise _unreadable(text)
-        try:
-            layers.append(getattr(nn, kind)(*sizes))
-        except ValueError as error:
-            raise PlanError(f"norm-insertion cannot make {kind}({numbers}): {error}.") from error
-    return layers
-
-
-def _unreadable(text: str) -> PlanError:
-    return PlanError(
-        f"norm-insertion cannot read layers {text!r}; write BatchNorm1d(units), "
-        "BatchNorm2d(units), BatchNorm3d(units), LayerNorm(units) or GroupNorm(groups, units), "
-        "one for all sites or one for each, separated by commas."
-    )
+def _kinds(sites: list[SiteProfile]) -> list[str]:
+    """Which layers suit what the sites put out, best first."""
+    if all(site.unit_axis == 1 and len(site.shape) > 2 for site in sites):
+        return ["BatchNorm", "GroupNorm"]
+    if any(len(site.shape) > 2 and site.unit_axis == len(site.shape) - 1 for site in sites):
+        return ["LayerNorm", "RMSNorm", "BatchNorm"]
+    return ["BatchNorm", "LayerNorm"]

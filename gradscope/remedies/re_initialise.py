@@ -3,39 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from gradscope.errors import PlanError
 from gradscope.profile.operators import saturation
 from gradscope.records import Change, Finding, Prescription, Profile, Refusal
 from gradscope.remedies import Remedy, Undo, child
+from gradscope.remedies.first_batch import on_first_batch
+from gradscope.remedies.freshness import is_trained
+from gradscope.remedies.schemes import LAYERS, SCHEMES, draw, parts, unit_variance
 
 __all__ = ["ReInitialise"]
 
-_LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
+# The slides' "weight increasing": a sigmoid's derivative is at most 1/4, so weights four times as
+# large keep a backward signal that Xavier's let decay.
+_GAIN_OF_SIGMOID = 4.0
+_SLIDES_SIGMA = 1.0
 
-
-def _he(weight: Tensor) -> Tensor:
-    return nn.init.kaiming_normal_(weight, nonlinearity="relu")
-
-
-def _xavier(weight: Tensor) -> Tensor:
-    return nn.init.xavier_normal_(weight)
-
-
-def _orthogonal(weight: Tensor) -> Tensor:
-    return nn.init.orthogonal_(weight, gain=2**0.5)
-
-
-_SCHEMES: dict[str, Callable[[Tensor], Tensor]] = {
-    "he": _he,
-    "xavier": _xavier,
-    "orthogonal": _orthogonal,
+_REASONS = {
+    "he": "weights of variance 2 / fan-in keep the signal's scale",
+    "xavier": "weights of variance 2 / (fan-in + fan-out) keep the signal's scale",
+    "lsuv": "orthogonal weights are scaled until each layer's output has unit variance on data",
+    "orthogonal": "orthogonal weights keep the length of every signal, in both directions",
 }
 
 
@@ -43,45 +36,49 @@ class ReInitialise(Remedy):
     """Draw the weights anew, at the scale that the layers' fan and activation ask for.
 
     ## What it does
-    Linear and convolution weights are drawn from Xavier's normal distribution in models with
-    bounded activations, from He's in others; biases are set to zero. Frozen, parametrised and
-    shared weights stay.
+    Draws the weights of linear layers, convolutions and attention's projections from a normal
+    distribution: He's, Xavier's (times a gain), one of a given sigma, or from orthogonal matrices;
+    biases are set to zero. LSUV draws orthogonal weights and, on the first batch that the model
+    sees, divides those of each layer by the standard deviation of its output, one layer after the
+    other. Frozen, parametrised and shared weights stay.
+
+    For sigmoids, larger weights are tried too: Xavier's times 4, and N(0, 1) as in the slides. With
+    N(0, 10), also there, most units are saturated; write ``"sigma": 10`` into a plan to see.
 
     ## When it applies
     To weights that have not learned anything yet: a scale that makes the signal decay, grow or
-    die is repaired at its source.
+    die is repaired at its source, and so are units that start alike.
 
     ## When it must not be applied
-    To trained weights: they are lost.
+    To trained weights: they are lost. It is refused where the first loss, or how much the rows of
+    weights differ, shows that they are trained. In several processes, pass one batch before
+    wrapping a model with LSUV in DDP, so that all of them start alike.
 
     ## Fix safety
-    Unsafe: the parameters change.
+    Unsafe: the parameters change. An optimizer has to forget what it knows of them.
 
     ## References
-    The slides (Weight Increasing); Glorot, Bengio 2010, eq. 12 and 16; He et al. 2015, eq. 10;
-    Saxe, McClelland, Ganguli 2014 (orthogonal).
+    The slides (Weight Increasing); Hu, Zhang, Ge, equations 13 and 14; Glorot, Bengio 2010, eq. 12
+    and 16; He et al. 2015, eq. 10; Saxe, McClelland, Ganguli 2014 (orthogonal); Mishkin, Matas 2016
+    (LSUV), algorithm 1.
     """
 
     name = "re-initialise"
     changes = (Change.PARAMETERS,)
-    treats = ("GS101", "GS102", "GS201", "GS202", "GS204")
-    parameters: ClassVar[dict[str, str]] = {"scheme": f"one of {', '.join(_SCHEMES)}"}
+    treats = (
+        "GS101", "GS102", "GS201", "GS202", "GS203", "GS204", "GS206", "GS302", "GS303", "GS504",
+        "GS601", "GS703",
+    )  # fmt: skip
+    parameters: ClassVar[dict[str, str]] = {
+        "scheme": f"one of {', '.join(SCHEMES)}",
+        "gain": "of xavier (default 1) and orthogonal (default the root of 2)",
+        "sigma": "of normal: the standard deviation (default 0.05)",
+    }
 
     def propose(
         self, finding: Finding, profile: Profile, model: nn.Module
     ) -> list[Prescription | Refusal]:
-        holders = Counter(
-            id(weight) for module in model.modules() for weight in module.parameters(recurse=False)
-        )
-        shared = {weight for weight, count in holders.items() if count > 1}
-        sites = [
-            name
-            for name, module in model.named_modules()
-            if isinstance(module, _LAYERS)
-            and not is_parametrized(module)
-            and module.weight.requires_grad
-            and id(module.weight) not in shared
-        ]
+        sites = _drawable(model)
         if not sites or "" in sites:
             return [
                 self.refusal(
@@ -89,48 +86,100 @@ class ReInitialise(Remedy):
                     "its own"
                 )
             ]
-        bounded = any(saturation(module) is not None for module in model.modules())
-        scheme, formula = ("xavier", "2 / (fan-in + fan-out)") if bounded else ("he", "2 / fan-in")
+        # Rows that are alike have not been trained apart; nothing is lost with them.
+        if is_trained(profile) and finding.code != "GS302":
+            return [self.refusal("the weights are trained, and what they know would be lost")]
+        modules = list(model.modules())
+        bounded = any(saturation(module) is not None for module in modules)
+        sigmoid = any(isinstance(module, nn.Sigmoid) for module in modules)
+        decays = finding.code in ("GS101", "GS204", "GS703")
+        choices: list[dict[str, str | float]] = [{"scheme": "xavier" if bounded else "he"}]
+        if sigmoid and decays:
+            larger: dict[str, str | float] = {"scheme": "xavier", "gain": _GAIN_OF_SIGMOID}
+            choices = [larger, *choices, {"scheme": "normal", "sigma": _SLIDES_SIGMA}]
+        elif decays or finding.code in ("GS102", "GS206", "GS303"):
+            choices += [{"scheme": "lsuv"}, {"scheme": "orthogonal"}]
         return [
-            self.prescription(
-                finding,
-                f"weights of variance {formula} keep the signal's scale",
-                sites,
-                scheme=scheme,
-            )
+            self.prescription(finding, _reason(choice), _suited(model, sites, choice), **choice)
+            for choice in choices
         ]
 
     def apply(self, model: nn.Module, prescription: Prescription) -> Undo:
-        scheme = _SCHEMES.get(str(prescription.parameters.get("scheme")))
-        if scheme is None:
-            raise PlanError(
-                f"{self.name} has no scheme {prescription.parameters.get('scheme')!r}; "
-                f"it has {', '.join(_SCHEMES)}."
-            )
+        scheme = draw(dict(prescription.parameters))
+        fitted = prescription.parameters.get("scheme") == "lsuv"
         modules = [child(model, site, self.name) for site in prescription.sites]
         for site, module in zip(prescription.sites, modules, strict=True):
-            if not isinstance(module, _LAYERS) or is_parametrized(module):
+            kinds = LAYERS[:2] if fitted else LAYERS
+            if not isinstance(module, kinds) or is_parametrized(module):
                 raise PlanError(
                     f"{self.name} is prescribed for {site!r}, which is a {type(module).__name__}; "
                     "it needs linear or convolution layers whose weights are their own."
                 )
         tensors = [
-            tensor
-            for module in modules
-            for tensor in (module.weight, module.bias)
-            if isinstance(tensor, Tensor)
+            (module, tensor) for module in modules for tensor in module.parameters(recurse=False)
         ]
-        values = [tensor.detach().clone() for tensor in tensors]
-        with torch.no_grad():
-            for tensor in tensors:
-                if tensor.ndim > 1:
-                    scheme(tensor)
-                else:
-                    tensor.zero_()
+        values = [tensor.detach().clone() for _, tensor in tensors]
 
-        def undo() -> None:
+        def put_back() -> None:
             with torch.no_grad():
-                for tensor, value in zip(tensors, values, strict=True):
+                for (_, tensor), value in zip(tensors, values, strict=True):
                     tensor.copy_(value)
 
+        try:
+            with torch.no_grad():
+                for module, tensor in tensors:
+                    if tensor.ndim > 1:
+                        for part in parts(module, tensor):
+                            scheme(part)
+                    else:
+                        tensor.zero_()
+        except Exception as error:
+            put_back()
+            raise PlanError(
+                f"{self.name} cannot draw the weights of {', '.join(prescription.sites)}: {error}."
+            ) from error
+        calls_off = [on_first_batch(module, unit_variance) for module in modules if fitted]
+
+        def undo() -> None:
+            for call_off in calls_off:
+                call_off()
+            put_back()
+
         return undo
+
+    def renewed(self, model: nn.Module, prescription: Prescription) -> list[nn.Parameter]:
+        return [
+            parameter
+            for site in prescription.sites
+            for parameter in child(model, site, self.name).parameters(recurse=False)
+        ]
+
+
+def _drawable(model: nn.Module) -> list[str]:
+    """Names of the layers with weights that are trained and their own."""
+    holders = Counter(
+        id(weight) for module in model.modules() for weight in module.parameters(recurse=False)
+    )
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, LAYERS)
+        and not is_parametrized(module)
+        and (own := [each for each in module.parameters(recurse=False) if each.ndim > 1])
+        and all(weight.requires_grad and holders[id(weight)] == 1 for weight in own)
+    ]
+
+
+def _suited(model: nn.Module, sites: list[str], choice: dict[str, str | float]) -> list[str]:
+    """Attention has no output of its own projections that LSUV could look at."""
+    if choice["scheme"] != "lsuv":
+        return sites
+    return [site for site in sites if isinstance(model.get_submodule(site), LAYERS[:2])]
+
+
+def _reason(choice: dict[str, str | float]) -> str:
+    if "gain" in choice:
+        return "a sigmoid's derivative is at most 1/4; weights four times Xavier's make up for it"
+    if "sigma" in choice:
+        return "larger weights make up for the small derivative of the sigmoid, as in the slides"
+    return _REASONS[cast(str, choice["scheme"])]

@@ -45,11 +45,12 @@ class GradientSpike(Rule[Limits]):
     """The gradient of single steps is many times larger than before.
 
     ## What it does
-    Takes at each step the norm of the gradient of all parameters together, before any clipping. It
-    fires where a step is far above the median of the steps before, and far above the last three of
-    them too: the gradients of a fresh network grow as it finds its way, tenfold and more, but from
-    step to step. In a network that has learned much a hard sample makes a gradient that is large
-    beside others: there the loss of the step has to be twice that of the best constant prediction.
+    Takes at each step the norm of the gradient of all parameters together, clipped where hooks of
+    the optimizer clip it. It fires where a step is far above the median of the steps before, and
+    far above the last three of them too: the gradients of a fresh network grow as it finds its way,
+    tenfold and more, but from step to step. In a network that has learned much a hard sample makes
+    a gradient that is large beside others: there the loss of the step has to be twice that of the
+    best constant prediction.
 
     ## Why it is bad
     One step with a gradient ten times as long moves the weights as far as ten others, in a
@@ -127,9 +128,10 @@ def _harmless_loss(profile: Profile, limits: Limits) -> float:
 
 
 def _norms(profile: Profile) -> list[float]:
-    """Per step the norm of the gradient of all parameters together, before any clipping."""
+    """Per step the norm of the gradient of all parameters together, as updates are made from it."""
     return [
         math.hypot(*(entry.gradient_norm[step] or 0.0 for entry in profile.parameters))
+        * (profile.clipping[step] if step < len(profile.clipping) else 1.0)
         for step in range(profile.steps)
     ]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -64,10 +66,15 @@ def small_cnn() -> nn.Module:
     )
 
 
+def in_float16() -> nn.Module:
+    return perceptron(nn.Tanh, layers=2).half()
+
+
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "deep-sigmoid": (deep_sigmoid, (16, 32)),
     "dying-relu": (dying_relu, (16, 32)),
     "small-cnn": (small_cnn, (16, 3, 8, 8)),
+    "in-float16": (in_float16, (16, 32)),
 }
 
 
@@ -80,11 +87,12 @@ def build(name: str) -> nn.Module:
 def batch(name: str) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(4)
     inputs = torch.randn(MODELS[name][1], generator=generator)
+    inputs = inputs.half() if name == "in-float16" else inputs
     return inputs, torch.randint(0, 10, (len(inputs),), generator=generator)
 
 
 def loss(output: Tensor, pair: tuple[Tensor, Tensor]) -> Tensor:
-    return nn.functional.cross_entropy(output, pair[1])
+    return nn.functional.cross_entropy(output.float(), pair[1])
 
 
 @cache
@@ -285,6 +293,48 @@ def test_a_model_without_the_site_is_left_alone(name: str, entry: Prescription) 
     with pytest.raises(PlanError, match=r"nowhere\.at_all"):
         apply(model, Plan((astray,)))
     assert everything(model, name) == before
+
+
+@pytest.mark.parametrize(("name", "entry"), PRESCRIPTIONS)
+def test_a_wrong_parameter_is_refused_by_name(name: str, entry: Prescription) -> None:
+    model = build(name)
+    before = everything(model, name)
+    for parameter, right in entry.parameters.items():
+        numbers = (float("nan"), float("inf"))
+        for wrong in ("no such thing", *(() if isinstance(right, str) else numbers)):
+            edited = replace(entry, parameters={**entry.parameters, parameter: wrong})
+            with pytest.raises(PlanError) as caught:
+                apply(model, Plan((edited,)))
+            assert "Prescription 1" in str(caught.value)
+            assert entry.remedy in str(caught.value)
+            assert parameter in str(caught.value)
+    assert everything(model, name) == before
+
+
+@pytest.mark.parametrize(("name", "entry"), PRESCRIPTIONS)
+def test_undo_takes_away_what_training_hangs_on_the_model(name: str, entry: Prescription) -> None:
+    model = build(name)
+    before = everything(model, name)
+    with apply(model, Plan((entry,))) as patch:
+        optimizer = patch.build_optimizer(model.parameters(), partial(torch.optim.SGD, lr=0.01))
+        loss(model(batch(name)[0]), batch(name)).backward()
+        optimizer.step()
+        model.zero_grad()
+    after = everything(model, name)
+    assert [after[what] for what in ("hooks", "repr")] == [
+        before[what] for what in ("hooks", "repr")
+    ]
+
+
+@pytest.mark.parametrize(("name", "entry"), PRESCRIPTIONS)
+def test_a_patched_model_can_be_copied_and_pickled(name: str, entry: Prescription) -> None:
+    model = build(name)
+    with apply(model, Plan((entry,), seed=7)), torch.no_grad():
+        model(batch(name)[0])
+        expected = model.eval()(batch(name)[0])
+        for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert torch.equal(again(batch(name)[0]), expected)
+            assert list(again.state_dict()) == list(model.state_dict())
 
 
 @pytest.mark.parametrize(("name", "entry"), PRESCRIPTIONS)

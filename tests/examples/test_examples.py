@@ -18,7 +18,12 @@ FOLDER = Path(__file__).parents[2] / "examples"
 
 NOT_SUBJECTS = {"__init__", "fashion_mnist", "make_fashion_mnist_sample", "training"}
 
-EXAMPLES = sorted(path for path in FOLDER.glob("*.py") if path.stem not in NOT_SUBJECTS)
+EXPERIMENTS = {"slides_fashion_mnist"}
+"""They print a table of many trainings, and have tests of their own."""
+
+EXAMPLES = sorted(
+    path for path in FOLDER.glob("*.py") if path.stem not in NOT_SUBJECTS | EXPERIMENTS
+)
 
 
 def identify(path: Path) -> str:

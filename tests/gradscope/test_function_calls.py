@@ -43,7 +43,7 @@ def test_dead_calls_are_found_and_what_works_on_modules_says_why_not() -> None:
     assert [site.module for site in profile.activations] == ["", "act", ""]
     (dead,) = [finding for finding in findings if finding.code == "GS201"]
     assert set(dead.sites) == {"::relu@0", "act", "::relu@1"}
-    for remedy in ("artificial-derivative", "activation-swap", "norm-insertion"):
+    for remedy in ("activation-swap", "norm-insertion"):
         refused = {
             site
             for refusal in plan.refusals

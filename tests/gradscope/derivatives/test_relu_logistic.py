@@ -39,9 +39,8 @@ def test_the_derivative_is_the_logistic_function(
         upstream = torch.linspace(-2, 2, len(values)).to(dtype)
         found = gradient(k, x, upstream, inplace).tolist()
         for z, g, derivative in zip(x.tolist(), upstream.tolist(), found, strict=True):
-            # exp(kx) loses as many digits as kx has before its point; 2e-9 is what the kernel
-            # leaves out where the logistic is nearly one.
-            exactness = torch.finfo(dtype).eps * (4 + abs(k * z)) + 3e-9
+            # exp(kx) loses as many digits as kx has before its point.
+            exactness = torch.finfo(dtype).eps * (4 + abs(k * z))
             expected = g * logistic(k * z)
             assert derivative == pytest.approx(expected, rel=exactness, abs=1e-37)
 
@@ -101,21 +100,6 @@ def test_in_place_on_a_view_reaches_the_base() -> None:
     torch.testing.assert_close(found, expected)
 
 
-def test_in_place_on_a_leaf_is_refused_as_by_relu() -> None:
-    leaf = torch.zeros(3, requires_grad=True)
-    with pytest.raises(RuntimeError, match="leaf Variable that requires grad"):
-        ReLULogistic()(leaf, inplace=True)
-    assert leaf.tolist() == [0.0, 0.0, 0.0]
-
-
-def test_in_place_over_what_a_backward_needs_is_an_error_as_with_relu() -> None:
-    leaf = torch.linspace(-2, 2, 4, requires_grad=True)
-    squared = (x := leaf * 1).square()
-    ReLULogistic()(x, inplace=True)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        squared.sum().backward()
-
-
 def test_in_place_differentiates_twice_as_out_of_place_does() -> None:
     found = []
     for inplace in (False, True):
@@ -139,5 +123,7 @@ def test_in_place_under_vmap() -> None:
 def test_the_module_keeps_what_relu_says_of_itself() -> None:
     module = LogisticReLU(inplace=True)
     module.derivative = ReLULogistic(2.0)
-    assert repr(module) == "LogisticReLU(inplace=True, ReLULogistic(k=2.0))"
+    assert repr(module) == (
+        "LogisticReLU(inplace=True, ReLULogistic(selective=False, unit_axis=-1, k=2.0))"
+    )
     assert isinstance(module, nn.ReLU)

@@ -37,7 +37,7 @@ def test_the_derivative_is_the_smaller_of_y_and_its_complement(values: list[floa
         g * math.exp(-abs(z)) / (1 + math.exp(-abs(z)))
         for g, z in zip(upstream.tolist(), x.tolist(), strict=True)
     ]
-    assert gradient(x, upstream).tolist() == pytest.approx(expected, rel=1e-9, abs=1e-15)
+    assert gradient(x, upstream).tolist() == pytest.approx(expected, rel=1e-13, abs=1e-300)
 
 
 @given(FINITE)
@@ -50,10 +50,12 @@ def test_it_is_bounded_by_a_half_and_never_against_the_true_derivative(
         assert bool((found >= 0).all())
         assert bool((found <= 0.5).all())
         # Between one and two times the true one, as far as the type resolves.
-        true = true_gradient(x)
-        room = 1 + 4 * torch.finfo(dtype).eps
-        assert bool((found * room >= true).all())
-        assert bool((found <= 2 * true * room).all())
+        # torch's own loses its digits where y is near 1, in the input's type.
+        true = true_gradient(-x.double().abs())
+        limits = torch.finfo(dtype)
+        room = 1 + 16 * limits.eps
+        assert bool((found * room + limits.tiny >= true).all())
+        assert bool((found <= 2 * true * room + limits.tiny).all())
 
 
 @pytest.mark.parametrize("x", [math.inf, -math.inf])
@@ -77,4 +79,4 @@ def test_the_module() -> None:
     assert torch.equal(y, torch.sigmoid(x))
     (found,) = torch.autograd.grad(y.sum(), x)
     torch.testing.assert_close(found, torch.minimum(y, 1 - y))
-    assert repr(module) == "MinSigmoid(SigmoidMin())"
+    assert repr(module) == "MinSigmoid(SigmoidMin(selective=False, unit_axis=-1))"

@@ -85,6 +85,8 @@ def test_layers_are_no_activations(module: nn.Module) -> None:
 
 def test_an_activation_with_an_artificial_derivative_is_still_seen_as_what_it_is() -> None:
     for kind in derivatives().values():
+        if kind.native is None or kind.module is None:
+            continue
         stand_in, native = kind.module(), kind.native()
         assert is_activation(stand_in)
         assert has_dead_zone(type(stand_in)) == has_dead_zone(type(native))

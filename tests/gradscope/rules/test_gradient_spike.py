@@ -39,6 +39,12 @@ def test_a_hard_sample_of_a_network_that_has_learned_is_no_fault() -> None:
     assert check(*norms, loss_call=call, losses=(*(2.0,) * 6, 2.3, 2.0)) is not None
 
 
+def test_a_spike_that_is_clipped_does_no_harm() -> None:
+    norms = (*(0.1,) * 6, 5.0, 0.1)
+    assert check(*norms, clipping=(*(1.0,) * 6, 0.02, 1.0)) is None
+    assert check(*norms, clipping=(*(1.0,) * 6, 0.9, 1.0)) is not None
+
+
 def test_spikes_that_come_again_are_counted() -> None:
     finding = check(*(0.1, 0.1, 0.1, 0.1, 0.1, 9.0, 0.1, 0.1, 0.1, 9.0))
     assert isinstance(finding, Finding)

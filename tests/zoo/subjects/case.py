@@ -9,6 +9,12 @@ from gradscope.subject import Subject
 
 __all__ = ["Case"]
 
+# What weights, activations, structure or training bring about; not data, loss or wiring.
+_CURABLE = {
+    *("GS101", "GS102", "GS104", "GS201", "GS202", "GS203", "GS204", "GS206", "GS301", "GS302"),
+    *("GS303", "GS402", "GS501", "GS502", "GS503", "GS601"),
+}
+
 
 @dataclass(frozen=True)
 class Case:
@@ -24,6 +30,7 @@ class Case:
         may: codes that may be found beside them: they are true too.
         trained: how many steps the subject is trained before it is scanned.
         steps: of the scan.
+        wants_author: whether only a person can mend it, though faults of its kind can be cured.
     """
 
     name: str
@@ -35,11 +42,17 @@ class Case:
     may: frozenset[str] = frozenset()
     trained: int = 0
     steps: int = 8
+    wants_author: bool = False
 
     @property
     def true(self) -> frozenset[str]:
         """All codes that are true of the subject."""
         return self.must | self.may
+
+    @property
+    def curable(self) -> bool:
+        """Whether a remedy can cure the fault, not only its author."""
+        return self.cause in _CURABLE and not self.wants_author
 
     @property
     def healthy(self) -> bool:

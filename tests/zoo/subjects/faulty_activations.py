@@ -272,6 +272,7 @@ PAIRS = (
         "GS203",
         Setup(lambda: pruned(0.9), adam(), predict_tokens, sentences),
         Setup(lambda: pruned(0), adam(), predict_tokens, sentences),
+        wants_author=True,
     ),
     pair(
         "gelu-made-dormant-by-learning-rate",

@@ -214,6 +214,7 @@ PAIRS = (
         Setup(lambda: dense(PIXELS, [96] * 4, activation=partial(nn.Softmax, dim=1)), adam()),
         Setup(lambda: dense(PIXELS, [96] * 4), adam()),
         may="GS101 GS205 GS703",
+        wants_author=True,
     ),
     # --- The gradient dies, the samples do not ---
     pair(
@@ -224,6 +225,7 @@ PAIRS = (
         Setup(lambda: scaled_gradient(0.1), sgd(0.01)),
         Setup(lambda: scaled_gradient(1.0), sgd(0.01)),
         may="GS301",
+        wants_author=True,
     ),
     pair(
         "relu-20-without-biases",

@@ -173,6 +173,7 @@ PAIRS = (
         Setup(lambda: Graph(divide=False), adam(), data=SMALL),
         Setup(lambda: Graph(divide=True), adam(), data=SMALL),
         may="GS102 GS504",
+        wants_author=True,
     ),
     pair(
         "products-without-norm",

@@ -67,6 +67,7 @@ PAIRS = (
         replace(MLP, data=partial(Shuffled, images)),
         MLP,
         steps=80,
+        wants_author=True,
     ),
     pair(
         "lstm-labels-shuffled",
@@ -76,6 +77,7 @@ PAIRS = (
         replace(LSTM, data=partial(Shuffled, chains)),
         LSTM,
         steps=60,
+        wants_author=True,
     ),
     pair(
         "convolutions-labels-shuffled",
@@ -85,6 +87,7 @@ PAIRS = (
         replace(CONVOLUTIONS, data=partial(Shuffled, SMALL)),
         CONVOLUTIONS,
         steps=60,
+        wants_author=True,
     ),
     pair(
         "tanh-rate-too-small-plateau",
@@ -116,6 +119,7 @@ PAIRS = (
         Setup(lambda: dense(PIXELS, [96] * 5), sgd(0.1)),
         may="GS104 GS301 GS401 GS502",
         steps=60,
+        wants_author=True,
     ),
     pair(
         "regression-gradients-accumulate",
@@ -128,6 +132,7 @@ PAIRS = (
         must="GS503",
         may="GS104 GS502",
         steps=40,
+        wants_author=True,
     ),
     pair(
         "autoencoder-maximised",
@@ -138,6 +143,7 @@ PAIRS = (
         AUTOENCODER,
         may="GS201 GS203",
         steps=40,
+        wants_author=True,
     ),
     pair(
         "regression-maximised",
@@ -148,6 +154,7 @@ PAIRS = (
         REGRESSION,
         may="GS104 GS205 GS301 GS401 GS502",
         steps=40,
+        wants_author=True,
     ),
 )
 

@@ -337,6 +337,7 @@ PAIRS = (
         Setup(encoder, adam()),
         must="GS703",
         may="GS205",
+        wants_author=True,
     ),
     # --- Initial loss ---
     pair(

@@ -133,6 +133,7 @@ PAIRS = (
         "GS601",
         Setup(lambda: Retrieval(128**0.5), adam()),
         Setup(lambda: Retrieval(128**-0.5), adam()),
+        wants_author=True,
     ),
     # --- Recurrence ---
     pair(

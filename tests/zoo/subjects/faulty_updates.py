@@ -254,6 +254,7 @@ PAIRS = (
         Setup(regression, clipped(sgd(0.02), 1e-4), regress, NUMBERS),
         REGRESSION,
         may="GS505",
+        wants_author=True,
     ),
     # --- Stuck ---
     pair(

@@ -50,11 +50,12 @@ def pair(
     may: str = "",
     trained: int = 0,
     steps: int = 8,
+    wants_author: bool = False,
 ) -> Pair:
     """One mistake.
 
     Args:
-        name, architecture, mistake, cause, trained, steps: as of :class:`Case`.
+        name, architecture, mistake, cause, trained, steps, wants_author: as of :class:`Case`.
         faulty, repaired: the subject with the mistake and without it.
         must, may: codes, separated by spaces; ``cause`` need not be repeated in ``must``.
     """
@@ -69,6 +70,7 @@ def pair(
             frozenset(may.split()),
             trained,
             steps,
+            wants_author,
         ),
         repaired,
     )

@@ -1,0 +1,272 @@
+"""The slides' series: what trains seven sigmoid layers on Fashion-MNIST, and what does not.
+
+Baselines of 3, 5 and 7 layers (784-128x7-10, sigmoid, weights N(0, 0.05), SGD), then the slides'
+remedies one by one on the seven layers, then artificial derivatives and combinations. Each row is
+a plan that gradscope carries out; all rows of a seed share weights (as far as the plan leaves
+them) and the order of batches.
+
+    python examples/slides_fashion_mnist.py
+    python examples/slides_fashion_mnist.py --rows 'adam*' --epochs 2 --seeds 2
+
+On the full Fashion-MNIST where it is installed, else on the shipped sample. It prints the test
+accuracy after the last epoch (mean over seeds, 95 % interval), how much of the backward signal of
+the last hidden layer arrives at the first, before and after training, and the time of a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from scipy import stats
+from torch import Tensor, nn
+
+from gradscope.examples.fashion_mnist import Batches, load_fashion_mnist
+from gradscope.examples.training import accuracy
+from gradscope.profile import profile
+from gradscope.records import Plan, Prescription, Value
+from gradscope.registry import remedy
+from gradscope.subject import Subject
+from gradscope.trial import Arm, Running
+
+WIDTH = 128
+WEIGHT_STD = 0.05
+LEARNING_RATE = 0.05
+BATCH_SIZE = 64
+LAYERS = 7
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        name: of the line.
+        acts: remedies with their parameters, in order.
+        layers: hidden ones.
+    """
+
+    name: str
+    acts: tuple[tuple[str, dict[str, Value]], ...] = ()
+    layers: int = LAYERS
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of one row and one seed; ratios are of backward signals, first over last activation."""
+
+    row: str
+    seed: int
+    accuracy: float
+    ratio_before: float
+    ratio_after: float
+    seconds: float
+
+
+def act(name: str, **parameters: Value) -> tuple[tuple[str, dict[str, Value]], ...]:
+    return ((name, parameters),)
+
+
+XAVIER = act("re-initialise", scheme="xavier")
+HE = act("re-initialise", scheme="he")
+RELU = act("activation-swap", activation="relu")
+BATCH_NORM = act("norm-insertion", layers=f"BatchNorm1d({WIDTH})")
+AD_SIGMOID = act("artificial-derivative", derivative="sigmoid-min")
+AD_RELU = act("artificial-derivative", derivative="relu-logistic", k=3.5)
+SELECTIVE = act("artificial-derivative", derivative="relu-logistic", k=3.5, selective=True)
+
+ROWS = (
+    Row("3 layers", layers=3),
+    Row("5 layers", layers=5),
+    Row("7 layers"),
+    Row("weights N(0, 1)", act("re-initialise", scheme="normal", sigma=1.0)),
+    Row("weights N(0, 10)", act("re-initialise", scheme="normal", sigma=10.0)),
+    Row("ReLU", RELU),
+    Row("Adam", act("optimizer-swap", optimizer="adam", lr=1e-3)),
+    Row("SGD with momentum 0.9", act("optimizer-swap", optimizer="momentum", lr=LEARNING_RATE)),
+    Row("BatchNorm", BATCH_NORM),
+    Row("CustomNorm", act("norm-insertion", layers="CustomNorm(1)")),
+    Row("skip connections", act("skip-connection", gate="one")),
+    Row("layerwise training, seven stages", act("layerwise-training")),
+    Row("sigmoid's derivative + 0.05", act("beta-derivative", beta=0.05)),
+    Row("SDAGD", act("optimizer-swap", optimizer="sdagd")),
+    Row("AD sigmoid", AD_SIGMOID),
+    Row("Xavier", XAVIER),
+    Row("Xavier x 4", act("re-initialise", scheme="xavier", gain=4.0)),
+    Row("LSUV", act("re-initialise", scheme="lsuv")),
+    Row("tanh", act("activation-swap", activation="tanh")),
+    Row("LayerNorm", act("norm-insertion", layers=f"LayerNorm({WIDTH})")),
+    Row("AD sigmoid + Xavier x 4", AD_SIGMOID + act("re-initialise", scheme="xavier", gain=4.0)),
+    Row("AD sigmoid + BatchNorm", AD_SIGMOID + BATCH_NORM),
+    Row("AD sigmoid + skip connections", AD_SIGMOID + act("skip-connection", gate="one")),
+    Row("ReLU + He", RELU + HE),
+    Row("ReLU + AD ReLU", RELU + AD_RELU),
+    Row("ReLU + He + AD ReLU", RELU + HE + AD_RELU),
+    Row("ReLU + selective AD", RELU + SELECTIVE),
+)
+
+
+def build_model(layers: int = LAYERS) -> nn.Module:
+    modules: list[nn.Module] = [nn.Flatten()]
+    for fan_in in [28 * 28] + [WIDTH] * (layers - 1):
+        modules += [nn.Linear(fan_in, WIDTH), nn.Sigmoid()]
+    model = nn.Sequential(*modules, nn.Linear(WIDTH, 10))
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, 0.0, WEIGHT_STD)
+            nn.init.zeros_(layer.bias)
+    return model
+
+
+def step(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+def subject_of(layers: int) -> Subject:
+    data = load_fashion_mnist()
+
+    def build_optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, lr=LEARNING_RATE)
+
+    return Subject(
+        name=f"{layers} sigmoid layers",
+        build_model=lambda: build_model(layers),
+        build_data=lambda: Batches(data.train_images, data.train_labels, BATCH_SIZE),
+        step=step,
+        build_optimizer=build_optimizer,
+        evaluate=lambda model: {"test accuracy": accuracy(model, data)},
+    )
+
+
+def sites_of(name: str, model: nn.Module) -> tuple[str, ...]:
+    """Where a remedy acts: at all hidden layers that it can be applied to."""
+    linear = [site for site, module in model.named_modules() if isinstance(module, nn.Linear)]
+    sigmoid = [site for site, module in model.named_modules() if isinstance(module, nn.Sigmoid)]
+    match name:
+        case "optimizer-swap":
+            return ()
+        case "re-initialise":
+            return tuple(linear)
+        case "skip-connection":
+            return tuple(linear[1:-1])
+        case "layerwise-training":
+            return tuple(site for pair in zip(linear, sigmoid, strict=False) for site in pair)
+        case _:
+            return tuple(sigmoid)
+
+
+def plan_of(row: Row, steps: int) -> Plan:
+    """The row's remedies as a plan for a training of so many steps."""
+    model = build_model(row.layers)
+    found: list[Prescription] = []
+    for name, parameters in row.acts:
+        if name == "layerwise-training":
+            # Two layers in each group, and seven stages of equal length.
+            parameters = {"groups": "4 4 4 2", "steps": steps // 7}
+        entry = remedy(name)
+        sites = sites_of(name, model)
+        found.append(Prescription(name, entry.changes, sites, parameters, "", ""))
+    return Plan(tuple(found))
+
+
+def ratio(model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> float:
+    """How much of the backward signal of the last activation is left at the first."""
+    seen = profile(
+        model, batches, lambda output, batch: nn.functional.cross_entropy(output, batch[1])
+    )
+    signals = [site.backward_rms[0] for site in seen.activations]
+    return signals[0] / signals[-1] if signals[-1] else math.nan
+
+
+def run(row: Row, seed: int, epochs: int) -> Result:
+    torch.set_num_threads(1)
+    subject = subject_of(row.layers)
+    data = load_fashion_mnist()
+    steps = epochs * (len(data.train_labels) // BATCH_SIZE)
+    probe = [(data.train_images[:512], data.train_labels[:512])]
+    training = Running(subject, Arm(row.name, plan_of(row, steps)), seed)
+    before = ratio(training.model, probe)
+    start = time.perf_counter()
+    training.advance(steps)
+    seconds = time.perf_counter() - start
+    after = math.nan if training.diverged else ratio(training.model, probe)
+    metric = accuracy(training.model, data)
+    return Result(row.name, seed, metric, before, after, seconds)
+
+
+def interval(values: Sequence[float]) -> float:
+    """Half of the 95 % interval of the mean."""
+    if len(values) < 2:
+        return math.nan
+    return float(stats.sem(values) * stats.t.ppf(0.975, len(values) - 1))
+
+
+def table_of(results: Sequence[Result], title: str) -> Table:
+    table = Table(title=title)
+    for heading in ("training", "test accuracy", "95 %", "signal left", "after", "s a run"):
+        table.add_column(heading, justify="left" if heading == "training" else "right")
+    for name in dict.fromkeys(result.row for result in results):
+        mine = [result for result in results if result.row == name]
+        accuracies = [result.accuracy for result in mine]
+        table.add_row(
+            name,
+            f"{_mean(accuracies):.1%}",
+            f"± {interval(accuracies):.1%}",
+            f"{_mean([result.ratio_before for result in mine]):.1e}",
+            f"{_mean([result.ratio_after for result in mine]):.1e}",
+            f"{_mean([result.seconds for result in mine]):.0f}",
+        )
+    return table
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--epochs", type=int, default=14)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--rows", default="*", help="names, with * for any text")
+    parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
+    parser.add_argument("--json", type=Path, help="where to write what the table is made of")
+    arguments = parser.parse_args()
+    rows = [row for row in ROWS if fnmatch(row.name.lower(), arguments.rows.lower())]
+    if not rows:
+        parser.error(f"no row is called {arguments.rows!r}")
+    tasks = [(row, seed) for row in rows for seed in range(arguments.seeds)]
+    console = Console()
+    with ProcessPoolExecutor(arguments.jobs, get_context("spawn")) as pool:
+        waiting = [pool.submit(run, row, seed, arguments.epochs) for row, seed in tasks]
+        results = [future.result() for future in waiting]
+    source = load_fashion_mnist().source
+    title = f"{arguments.epochs} epochs, {arguments.seeds} seeds, Fashion-MNIST: {source}"
+    console.print(table_of(results, title))
+    if arguments.json is not None:
+        settings = {
+            "command": "python examples/slides_fashion_mnist.py",
+            "epochs": arguments.epochs,
+            "seeds": arguments.seeds,
+            "batch_size": BATCH_SIZE,
+            "learning_rate": LEARNING_RATE,
+            "data": "shipped sample" if source == "shipped sample" else "full",
+            "torch": torch.__version__,
+        }
+        entries = [asdict(result) for result in results]
+        text = json.dumps({"settings": settings, "results": entries}, indent=1)
+        arguments.json.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Isigmoid, the sigmoid with straight ends, and d isigmoid(x)/dx := min(s, 1 - s) in its middle.
+
+s is sigma(x). Outside the middle the derivative is Isigmoid's own slope, alpha.
+
+The paper's equations 5 and 6 are read literally, with its a = 0.01 and alpha = 1: the middle is
+only the 0.02 around zero, and what is left is nearly the identity plus one half. Its text says the
+original had "a = 0.01 and alpha = 7", which swaps the two.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gradscope.derivatives import Derivative
+from gradscope.derivatives.logistic import logistic_of_magnitude
+from gradscope.derivatives.modules import ArtificialModule
+
+
+def isigmoid(x: Tensor, a: float, alpha: float) -> Tensor:
+    """sigma(x) where abs(x) < a, and alpha (x -+ a) + sigma(+-a) beyond; of any shape."""
+    end = 1 / (1 + math.exp(-a))
+    right = alpha * (x - a) + end
+    left = alpha * (x + a) + (1 - end)
+    return torch.where(x >= a, right, torch.where(x <= -a, left, torch.sigmoid(x)))
+
+
+class Isigmoid(nn.Module):
+    """The activation of equation 5: sigma(x) where abs(x) < a, straight lines beyond.
+
+    The output has the shape and type of the input.
+
+    Args:
+        a: half the width of the middle, of the pre-activation's unit.
+        alpha: slope of the lines, per unit of pre-activation.
+
+    Source: Hu, Zhang, Ge: Handling Vanishing Gradient Problem Using Artificial Derivative,
+    equations 5 and 6, after Qin, Wang, Zou (2018).
+    """
+
+    def __init__(self, a: float = 0.01, alpha: float = 1.0) -> None:
+        super().__init__()
+        self.a, self.alpha = a, alpha
+
+    def forward(self, input: Tensor) -> Tensor:
+        return isigmoid(input, self.a, self.alpha)
+
+    def extra_repr(self) -> str:
+        return f"a={self.a}, alpha={self.alpha}"
+
+
+class MinIsigmoid(ArtificialModule, Isigmoid):
+    """:class:`Isigmoid` with an artificial derivative."""
+
+
+@dataclass(frozen=True)
+class IsigmoidMin(Derivative):
+    """min(s, 1 - s) in the middle of Isigmoid's backward, alpha outside; it has no parameters."""
+
+    name = "isigmoid-min"
+    formula = "min(s, 1 - s) if abs(x) < a else alpha, s = sigma(x)"
+    source = (
+        "Hu, Zhang, Ge: Handling Vanishing Gradient Problem Using Artificial Derivative, "
+        "eq. 6 and 11"
+    )
+    native = Isigmoid
+    module = MinIsigmoid
+    operators = ()
+    arguments: ClassVar[Mapping[str, Any]] = {"a": 0.01, "alpha": 1.0}
+
+    def operator(self, x: Tensor, inplace: bool = False, **arguments: Any) -> Tensor:
+        return isigmoid(x, **arguments)
+
+    def true(self, gradient: Tensor, x: Tensor, y: Tensor | None, **arguments: Any) -> Tensor:
+        middle: Tensor = torch.ops.aten.sigmoid_backward(gradient, torch.sigmoid(x))
+        return torch.where(x.abs() >= arguments["a"], gradient * arguments["alpha"], middle)
+
+    def artificial(self, gradient: Tensor, x: Tensor, y: Tensor | None, **arguments: Any) -> Tensor:
+        middle = logistic_of_magnitude(gradient, x, -1.0)
+        return torch.where(x.abs() >= arguments["a"], gradient * arguments["alpha"], middle)

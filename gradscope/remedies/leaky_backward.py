@@ -1,0 +1,115 @@
+"""Let ReLU pass a small share of the gradient where it is off, as LeakyReLU does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gradscope.derivatives import Derivative
+from gradscope.derivatives.modules import ArtificialModule
+from gradscope.derivatives.selective import Selective
+from gradscope.errors import PlanError
+from gradscope.records import Finding, Prescription, Profile, Refusal
+from gradscope.remedies import sites_found
+from gradscope.remedies.artificial_derivative import STRENGTH, UNIT_AXIS, Differentiating
+
+__all__ = ["LeakyBackward"]
+
+
+class LeakyReLUBackward(ArtificialModule, nn.ReLU):
+    """``nn.ReLU`` with the backward of a leaky ReLU."""
+
+
+@dataclass(frozen=True)
+class ReLULeaky(Selective):
+    """1 where x > 0, else the slope, in the backward of ReLU.
+
+    Attributes:
+        slope: what passes where x <= 0 (dimensionless), at most 1.
+    """
+
+    name = "relu-leaky"
+    formula = "1 where x > 0, else slope"
+    source = "freegrad: forward ReLU, backward LeakyReLU"
+    native = nn.ReLU
+    module = LeakyReLUBackward
+    operators = ("relu", "relu_")
+
+    slope: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_positive("slope", at_most=1)
+
+    def operator(self, x: Tensor, inplace: bool = False, **arguments: Any) -> Tensor:
+        return torch.relu_(x) if inplace else torch.relu(x)
+
+    def true(self, gradient: Tensor, x: Tensor, y: Tensor | None, **arguments: Any) -> Tensor:
+        result: Tensor = torch.ops.aten.threshold_backward(gradient, x, 0)
+        return result
+
+    def artificial(self, gradient: Tensor, x: Tensor, y: Tensor | None, **arguments: Any) -> Tensor:
+        result: Tensor = torch.ops.aten.leaky_relu_backward(gradient, x, self.slope, False)
+        return result
+
+    def idle(self, x: Tensor, y: Tensor | None, **arguments: Any) -> Tensor:
+        return self.largest(x) <= 0
+
+
+class LeakyBackward(Differentiating):
+    """Let ReLU pass a small share of the gradient where it is off, as LeakyReLU does.
+
+    ## What it does
+    In the backward pass of ReLUs, modules and calls alike, the derivative where x <= 0 becomes
+    `slope`, 0.01 by default, in place of 0; where x > 0 it stays 1. The forward pass stays ReLU,
+    bit for bit.
+
+    ## When it applies
+    Units are dead: they get a gradient again, a hundredth of what live ones get. Where a unit is
+    on, its gradient is exact, so live networks are disturbed less than by the smooth artificial
+    derivative, and dead units wake more slowly.
+
+    ## When it must not be applied
+    Where every unit of a layer is dead on every sample, what reaches the layers below shrinks to
+    the slope at each such layer: new biases or weights do more. Where zeros are meant, as in
+    sparse codes, their units drift.
+
+    ## Fix safety
+    Safe: outputs, weights and keys are unchanged. The gradient is biased where units are off:
+    `gradscope.bias` says how much, and `gradscope.Annealing` hands over to the true one.
+
+    ## References
+    freegrad (forward ReLU, backward LeakyReLU); Maas, Hannun, Ng 2013 for the slope.
+    """
+
+    name = "leaky-backward"
+    treats = ("GS201",)
+    parameters: ClassVar[dict[str, str]] = {
+        "slope": "what passes where a unit is off, above 0 and at most 1; 0.01 by default",
+        "strength": STRENGTH,
+        "selective": "whether units that are not dead on a batch keep their derivative",
+        "unit_axis": UNIT_AXIS,
+    }
+
+    def propose(
+        self, finding: Finding, profile: Profile, model: nn.Module
+    ) -> list[Prescription | Refusal]:
+        _, everywhere, refused = self.reachable(
+            ReLULeaky(), profile, model, sites_found(profile, finding)
+        )
+        if not everywhere:
+            return [*refused] or [self.refusal("there is no ReLU in this model")]
+        reason = (
+            "dead units get a share of the gradient, and live ones keep theirs where they are on"
+        )
+        return [self.prescription(finding, reason, everywhere, slope=0.01), *refused]
+
+    def derivative_of(self, settings: dict[str, Any]) -> Derivative:
+        known = [entry.name for entry in fields(ReLULeaky)]
+        unknown = [name for name in settings if name not in known]
+        if unknown:
+            raise PlanError(f"{self.name} has no parameter {unknown[0]!r}.")
+        return ReLULeaky(**settings)

@@ -1,0 +1,168 @@
+"""What is no plain module: fused encoders, graphs, script; and what is refused by name."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gradscope.errors import PlanError
+from gradscope.patching import Reached, reach
+from tests.gradscope.patching.test_reach import (
+    RELU,
+    SIGMOID,
+    Block,
+    equal,
+    everything,
+    gradients,
+    inputs,
+    net,
+)
+
+# --- Encoder layers ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("activation", ["relu", nn.ReLU()], ids=["function", "module"])
+def test_an_encoder_keeps_its_fused_path_and_its_bits(activation: Any) -> None:
+    layer = nn.TransformerEncoderLayer(6, 2, 8, 0.0, activation, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    x = torch.randn(3, 4, 6)
+    seen: list[int] = []
+
+    def check(reached: Reached | None) -> list[Tensor]:
+        outputs = [model.train()(x).detach(), model.eval()(x).detach()]
+        with torch.no_grad():
+            outputs.append(model.eval()(x))
+        model.requires_grad_(False)
+        outputs.append(model(x))  # nothing asks for a gradient: fused as well
+        model.requires_grad_(True)
+        seen.append(sum(each.calls for each in reached.settings) if reached else 0)
+        return outputs
+
+    before = check(None)
+    site = "layers.*::relu" if activation == "relu" else "layers.*.activation"
+    reached = reach(model, [(site, RELU)])
+    assert equal(check(reached), before)
+    # Two layers, once in train and once in eval mode; without a gradient they are not asked.
+    assert seen == [0, 4]
+    reached()
+
+
+# --- Graphs -----------------------------------------------------------------------------------
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sigmoid(self.two(functional.relu(self.one(x))).relu())
+
+
+def traced() -> nn.Module:
+    return torch.fx.symbolic_trace(net(Small))
+
+
+def exported() -> nn.Module:
+    return torch.export.export(net(Small), (inputs(),)).module()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("made", [traced, exported])
+def test_nodes_of_graphs_are_reached(made: Callable[[], nn.Module]) -> None:
+    model, module = made(), net(Small)
+    code, names = model.code, [name for name, _ in model.named_modules()]
+    plain = model(inputs())
+    before = gradients(model, plain)
+    for site, derived in (("::relu@1", RELU), ("::relu", RELU), ("::sigmoid@0", SIGMOID)):
+        on_graph, on_module = reach(model, [(site, derived)]), reach(module, [(site, derived)])
+        assert torch.equal(model(inputs()), plain)
+        found = gradients(model, model(inputs()))
+        assert equal(found, gradients(module, module(inputs())))
+        assert not equal(found, before)
+        twin = copy.deepcopy(model)
+        assert equal(gradients(twin, twin(inputs())), found)
+        on_graph(), on_module()
+        assert equal(gradients(model, model(inputs())), before)
+    assert model.code == code
+    assert [name for name, _ in model.named_modules()] == names
+
+
+# --- Refusals ---------------------------------------------------------------------------------
+
+
+class Odd(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.gru, self.cell = nn.LSTM(6, 6), nn.GRU(6, 6), nn.GRUCell(6, 6)
+        self.act, self.linear = nn.ReLU(), nn.Linear(6, 6)
+        self.own = Own()
+
+
+class Own(nn.ReLU):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 1
+
+
+REFUSED = {
+    "lstm": "gates",
+    "lstm::sigmoid": "not for 'sigmoid'",
+    "gru::relu": "gates GRU computes in one fused call",
+    "cell": "GRUCell computes in one fused call",
+    "act::relu@0": "name the module, 'act', itself",
+    "linear::relu": "Linear calls no activations",
+    "linear": "is a Linear, not a ReLU",
+    "own": "forward of its own; name what it calls: 'own::relu'",
+    "nowhere::relu": "'nowhere'",
+    "nowhere": "no module of the name 'nowhere'",
+    "act@first": "after '@' stands a number",
+    "enc*": "matches no ReLU",
+    "enc*::relu": "matches no module that may call functions",
+}
+
+
+@pytest.mark.parametrize("site", REFUSED)
+def test_what_cannot_be_reached_is_refused_by_name(site: str) -> None:
+    model = Odd()
+    before = everything(model)
+    with pytest.raises(PlanError) as caught:
+        reach(model, [("act", RELU), (site, RELU)])
+    assert repr(site) in str(caught.value)
+    assert REFUSED[site] in str(caught.value)
+    assert everything(model) == before
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_script_is_refused() -> None:
+    model = nn.Sequential(torch.jit.script(net(Block)), nn.ReLU())
+    for site in ("0", "0.act", "0::relu"):
+        with pytest.raises(PlanError, match="TorchScript"):
+            reach(model, [(site, RELU)])
+    reached = reach(model, [("*", RELU)])
+    assert [setting.site for setting in reached.settings] == ["1"]
+
+
+def test_a_subclass_with_its_own_forward_is_reached_by_what_it_calls() -> None:
+    model = nn.Sequential(nn.Linear(6, 6), Own())
+    before = gradients(model, model(inputs()))
+    reach(model, [("1::relu", RELU)])
+    assert not equal(gradients(model, model(inputs())), before)
+
+
+def test_overlapping_names_are_refused() -> None:
+    with pytest.raises(PlanError, match="twice"):
+        reach(net(), [("*", RELU), ("block.act", RELU)])
+
+
+def test_a_graph_that_lacks_the_node_is_left_alone() -> None:
+    model = traced()
+    before = everything(model)
+    with pytest.raises(PlanError, match="has 2 nodes that compute relu"):
+        reach(model, [("::relu@0", RELU), ("::relu@2", RELU)])
+    assert everything(model) == before

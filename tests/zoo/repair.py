@@ -1,0 +1,184 @@
+"""Prints how many of the zoo's faulty subjects ``gradscope fix`` repairs.
+
+python -m tests.zoo.repair [--half held-out|calibration|all] [--only NAME-GLOB] [--budget 60]
+
+Only subjects count whose fault some remedy can cure; a wrong loss, frozen parameters or inputs that
+are not scaled are for their author to mend. Beside the verdicts stands what the same trials say of
+doing nothing with the best other learning rate, and of another remedy, picked at random.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from multiprocessing import get_context
+
+import torch
+
+from gradscope import registry
+from gradscope.comparison import compare
+from gradscope.pipeline import fix
+from gradscope.records import DO_NOTHING, Report, Status
+from gradscope.trial import Arm, Running
+from tests.zoo.score import HALVES
+from tests.zoo.subjects import cases
+from tests.zoo.subjects.case import Case
+
+__all__ = ["Repaired", "repair_case"]
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """What ``fix`` made of one subject.
+
+    Attributes:
+        status: of the verdict; None where nothing was found or could be tried.
+        repair: remedies that won the trials.
+        before, after: the metric, mean over the matched seeds.
+        rate_helps, other_helps: whether the best learning rate alone, or another remedy, beats
+            doing nothing on the matched seeds; None where it was not tried.
+        note: the verdict's reason.
+    """
+
+    name: str
+    cause: str
+    status: Status | None
+    repair: str
+    before: float
+    after: float
+    rate_helps: bool | None
+    other_helps: bool | None
+    note: str
+
+
+def repair_case(case: Case, *, budget: float, seed: int = 0) -> Repaired:
+    """Trains the case as it asks, and lets ``fix`` repair what has become of it."""
+    subject = case.build()
+    if case.trained:
+        running = Running(subject, Arm("train"), seed)
+        running.advance(case.trained)
+        model = running.model
+        subject = replace(subject, build_model=lambda: copy.deepcopy(model))
+    report = fix(subject, unsafe=True, budget=budget, steps=case.steps, seed=seed)
+    return _read(case, report)
+
+
+def _read(case: Case, report: Report) -> Repaired:
+    verdict = report.verdict
+    assert case.cause is not None
+    if verdict is None:
+        refusals = "; ".join(f"{each.remedy}: {each.reason}" for each in report.refusals[:3])
+        return Repaired(
+            case.name, case.cause, None, "", math.nan, math.nan, None, None, refusals or "healthy"
+        )
+    arms: dict[str, list[float]] = {}
+    for trial in verdict.trials:
+        if trial.matched:
+            arms.setdefault(trial.arm, []).append(trial.metric)
+    rivals = [arm for arm in arms if arm != DO_NOTHING]
+    helps = {arm: _helps(arms, arm, verdict.higher_is_better) for arm in rivals}
+    rates = [helps[arm] for arm in rivals if arm.startswith(DO_NOTHING)]
+    tried = [arm for arm in rivals if not arm.startswith(DO_NOTHING)]
+    return Repaired(
+        case.name,
+        case.cause,
+        verdict.status,
+        tried[0] if tried else "",
+        math.nan if verdict.before is None else verdict.before,
+        math.nan if verdict.after is None else verdict.after,
+        rates[0] if rates else None,
+        helps[tried[1]] if len(tried) > 1 else None,
+        verdict.reason,
+    )
+
+
+def _helps(arms: dict[str, list[float]], arm: str, higher_is_better: bool) -> bool:
+    """Whether the arm beats doing nothing; a run that diverged counts as the worst of all."""
+    finite = [value for values in arms.values() for value in values if math.isfinite(value)]
+    if not finite:
+        return False
+    worst = min(finite) if higher_is_better else max(finite)
+    before, after = (
+        [value if math.isfinite(value) else worst for value in arms[each]]
+        for each in (DO_NOTHING, arm)
+    )
+    if len(before) != len(after) or len(before) < 2:
+        return False
+    compared = compare(before, after)
+    return compared.significant and (compared.difference > 0) == higher_is_better
+
+
+def _repair_named(name: str, budget: float) -> Repaired:
+    torch.set_num_threads(1)
+    try:
+        return repair_case(cases()[name], budget=budget)
+    except Exception as error:
+        case = cases()[name]
+        return Repaired(
+            name, case.cause or "", None, "", math.nan, math.nan, None, None,
+            f"{type(error).__name__}: {error}",
+        )  # fmt: skip
+
+
+def chosen(half: str, only: str) -> list[str]:
+    """Names of the faulty subjects that a remedy can cure."""
+    return [
+        name
+        for name, case in cases().items()
+        if case.curable and case.architecture in HALVES[half] and fnmatch(name, only)
+    ]
+
+
+def _line(each: Repaired) -> str:
+    status = each.status.value if each.status else "nothing tried"
+    said = f"{each.cause} {each.name:40} {status:14} {each.before:9.3g} -> {each.after:9.3g} "
+    return said + (each.repair if each.status is Status.FIXED else f"{each.repair}: {each.note}")
+
+
+def print_table(results: Sequence[Repaired]) -> None:
+    for each in results:
+        print(_line(each))
+    statuses = Counter(each.status.value if each.status else "nothing tried" for each in results)
+    print(f"\n{len(results)} subjects")
+    for status, count in statuses.most_common():
+        print(f"{status:24} {count / len(results):6.1%}")
+    print(f"{'do nothing':24} {0:6.1%} fixed, by what the word means")
+    for what, helped in (
+        ("learning rate alone", [each.rate_helps for each in results]),
+        ("another remedy", [each.other_helps for each in results]),
+    ):
+        tried = [each for each in helped if each is not None]
+        share = sum(tried) / len(tried) if tried else math.nan
+        print(f"{what:24} {share:6.1%} beat doing nothing, of {len(tried)} where it was tried")
+    print(f"remedies: {len(registry.remedies())}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--half", choices=HALVES, default="held-out")
+    parser.add_argument("--only", default="*", metavar="NAME-GLOB")
+    parser.add_argument("--budget", type=float, default=60.0, help="seconds for each subject")
+    parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
+    options = parser.parse_args()
+    results = []
+    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
+        waiting = [
+            pool.submit(_repair_named, name, options.budget)
+            for name in chosen(options.half, options.only)
+        ]
+        for future in waiting:
+            results.append(future.result())
+            done = f"{len(results)}/{len(waiting)}"
+            print(done, _line(results[-1]), flush=True)
+    print()
+    print_table(results)
+
+
+if __name__ == "__main__":
+    main()
