@@ -32,11 +32,10 @@ _AHEAD_BYTES = 16 * 2**20
 
 @dataclass(frozen=True, eq=False)
 class Arm:
-    """What one side of a comparison does: a plan, or the learning rate times a factor."""
+    """What one side of a comparison does; by default nothing."""
 
     name: str
     plan: Plan = field(default_factory=Plan)
-    learning_rate_factor: float = 1.0
 
 
 def training_of(subject: Subject) -> Training:
@@ -67,9 +66,6 @@ class Running:
         with preserved_randomness(seed):
             training = self.patch.training(training_of(subject))
             self._optimizer = make_optimizer(training.build_optimizer, self.model.parameters())
-        if arm.learning_rate_factor != 1:
-            for group in self._optimizer.param_groups:
-                group["lr"] = group["lr"] * arm.learning_rate_factor
         training.start(bare(self.model), self._optimizer, planned)
         self._step = checked_step(subject.step)
         self._batches = _endless(subject, seed)

@@ -10,24 +10,21 @@ from gradscope import registry
 from gradscope.checked import checked_step
 from gradscope.comparison import Comparison, compare
 from gradscope.config import Settings
-from gradscope.diagnose import diagnose
 from gradscope.invariants import check_invariants
 from gradscope.metric import evaluate, higher_is_better
-from gradscope.profile import profile_steps
 from gradscope.randomness import preserved_randomness
 from gradscope.records import (
     DO_NOTHING,
     Findings,
     Invariant,
     Plan,
-    Profile,
-    Severity,
     Status,
     Trial,
     Verdict,
 )
+from gradscope.remaining import profile_again, remaining
 from gradscope.subject import Subject
-from gradscope.trial import Arm, Running, training_of
+from gradscope.trial import Arm, Running
 
 __all__ = ["REPROFILED_SEEDS", "judge"]
 
@@ -78,8 +75,8 @@ def judge(
     curves = {trial.curve for trial in matched if trial.arm == DO_NOTHING}
     comparison = compare(values[DO_NOTHING], values[winner.name])
     against_rate = compare(values[rate.name], values[winner.name])
-    profiles = [_reprofiled(subject, run, findings.profile.steps, seed) for run in repaired]
-    remaining = _remaining(findings, profiles, settings)
+    profiles = [profile_again(subject, run, findings.profile.steps, seed) for run in repaired]
+    found = remaining(findings, profiles, settings)
     invariants = _invariants(subject, winner.plan, seed)
     failed_before = _failed(values[DO_NOTHING], starts, sign)
     failed_after = _failed(values[winner.name], starts, sign)
@@ -105,9 +102,7 @@ def judge(
         rivals = any(
             registry.remedy(entry.remedy).rivals_rates for entry in winner.plan.prescriptions
         )
-        status, reason = _status(
-            comparison, against_rate if rivals else None, rate, sign, remaining
-        )
+        status, reason = _status(comparison, against_rate if rivals else None, rate, sign, found)
     return Verdict(
         status=status,
         reason=reason,
@@ -128,7 +123,7 @@ def judge(
         trials=trials,
         failed_before=failed_before,
         failed_after=failed_after,
-        remaining=remaining,
+        remaining=found,
         profile=profiles[0],
     )
 
@@ -138,7 +133,7 @@ def _status(
     against_rate: Comparison | None,
     rate: Arm,
     sign: float,
-    remaining: tuple[str, ...],
+    found: tuple[str, ...],
 ) -> tuple[Status, str]:
     if not comparison.significant:
         return (
@@ -156,10 +151,10 @@ def _status(
             f"It beats doing nothing, but not {rate.name.removeprefix(DO_NOTHING + ', ')} "
             f"alone (p = {against_rate.p_value:.2g}).",
         )
-    if remaining:
+    if found:
         return (
             Status.IMPROVED,
-            f"It learns better, but {', '.join(remaining)} is found after the repair.",
+            f"It learns better, but {', '.join(found)} is found after the repair.",
         )
     if against_rate is None:
         return Status.FIXED, "The findings are gone, and it learns better than doing nothing."
@@ -189,38 +184,6 @@ def _failed(values: Sequence[float], starts: Sequence[float], sign: float) -> fl
     """Share of runs that ended no better than they started."""
     stuck = [not sign * value > sign * start for value, start in zip(values, starts, strict=True)]
     return sum(stuck) / len(stuck)
-
-
-def _reprofiled(subject: Subject, run: Running, steps: int, seed: int) -> Profile:
-    with preserved_randomness(seed):
-        batches = subject.data()
-    return profile_steps(
-        run.model,
-        batches,
-        subject.step,
-        build_optimizer=run.patch.training(training_of(subject)).build_optimizer,
-        steps=steps,
-        seed=seed,
-    )
-
-
-def _remaining(
-    findings: Findings, profiles: Sequence[Profile], settings: Settings | None
-) -> tuple[str, ...]:
-    """Codes found in at least half of the repaired models: the original ones, and new errors."""
-    after = [
-        {
-            finding.code
-            for finding in diagnose(profile, select=findings.checked or None, settings=settings)
-            if finding.code in findings.codes or finding.severity is Severity.ERROR
-        }
-        for profile in profiles
-    ]
-    return tuple(
-        code
-        for code in sorted(set().union(*after))
-        if sum(code in found for found in after) * 2 >= len(after)
-    )
 
 
 def _invariants(subject: Subject, plan: Plan, seed: int) -> tuple[Invariant, ...]:

@@ -1,6 +1,6 @@
 """Plan -> Verdict: trains with the plan and against doing nothing, and compares.
 
-Candidates are narrowed down by successive halving on selection seeds. The best one is then compared
+Candidates are narrowed down on selection seeds. The best one is then compared
 with doing nothing on fresh matched seeds, with other learning rates and a random remedy beside it,
 so that no seed that chose the winner also judges it.
 """
@@ -29,6 +29,7 @@ from gradscope.records import (
     Trial,
     Verdict,
 )
+from gradscope.selection import SELECTION_SEEDS, arm_name, other_rate, select, trial_of
 from gradscope.subject import Subject
 from gradscope.threads import fastest_threads
 from gradscope.trial import Arm, Running, same_batches
@@ -48,7 +49,6 @@ _MOST_SEEDS = 20
 _USEFUL_STEPS = 1000
 _MOST_STEPS = 3000
 _FEWEST_STEPS = 20
-_SELECTION_SEEDS = 2
 _TIMED_STEPS = 40
 _TIMED_BLOCK = 5
 _TIMED_SHARE = 0.02
@@ -83,6 +83,7 @@ def verify(
     seed: int = 0,
     settings: Settings | None = None,
     progress: Progress | None = None,
+    complete: bool = False,
 ) -> Verified:
     """Tries a plan and its alternatives against doing nothing.
 
@@ -95,6 +96,7 @@ def verify(
         seed: the first seed; selection and comparison use others than this one.
         settings: those that the findings were made under.
         progress: is told how far it is.
+        complete: whether a plan may be completed, or replaced, by another learning rate.
 
     Returns:
         The verdict, the winning plan, and the repaired model.
@@ -113,7 +115,8 @@ def verify(
             "draw what is random in the data from torch's, NumPy's or Python's global generator."
         )
         return Verified(Verdict(Status.UNVERIFIED, reason), plan, None)
-    return _Verification(subject, plan, findings, budget, seeds, seed, settings, progress).run()
+    verification = _Verification(subject, plan, findings, budget, seeds, seed, settings, progress)
+    return verification.run(complete)
 
 
 def check_options(budget: float, seeds: int | None) -> None:
@@ -151,7 +154,6 @@ class _Verification:
         self._started = time.monotonic()
         self._trials: list[Trial] = []
         self._refusals: list[Refusal] = []
-        self._broken: set[str] = set()
         with preserved_randomness(seed):
             model = subject.build_model()
         start = time.monotonic()
@@ -159,27 +161,36 @@ class _Verification:
         self._evaluation = time.monotonic() - start
         self._sign = 1.0 if higher_is_better(subject, self._metric) else -1.0
 
-    def run(self) -> Verified:
+    def run(self, complete: bool) -> Verified:
         choices = (self._plan.prescriptions, *self._plan.alternatives)
         names = _names(choices)
         candidates = [
             Arm(name, replace(self._plan, prescriptions=prescriptions))
             for name, prescriptions in zip(names, choices, strict=True)
         ]
-        rates = [
-            Arm(f"{DO_NOTHING}, learning rate x{factor:g}", learning_rate_factor=factor)
-            for factor in _LEARNING_RATES
-        ]
+        rates = [other_rate(factor) for factor in _LEARNING_RATES]
         with fastest_threads(self._seconds_per_step) as seconds:
             candidates, rates = self._affordable_arms(candidates, rates, seconds)
             steps = self._affordable_steps(len(candidates) + len(rates), seconds)
-            winner, rate = self._select(candidates, rates, steps)
+            selected = select(
+                self._subject,
+                self._findings,
+                candidates,
+                rates,
+                steps,
+                seed=self._seed,
+                sign=self._sign,
+                complete=complete,
+                settings=self._settings,
+                progress=self._progress,
+            )
+            self._trials += selected.trials
+            for arm, reason in selected.refused:
+                self._refusals += _refused([arm], reason)
+            winner, others = selected.winner, selected.others
             if winner is None:
                 return self._nothing_ran(choices)
-            others = [
-                arm for arm in candidates if arm is not winner and arm.name not in self._broken
-            ]
-            arms = [Arm(DO_NOTHING), winner, rate]
+            arms = [Arm(DO_NOTHING), winner, selected.rate]
             if others:
                 arms.append(others[self._seed % len(others)])
             repaired = self._match(arms, winner, steps)
@@ -189,7 +200,7 @@ class _Verification:
             self._metric,
             tuple(self._trials),
             winner=winner,
-            rate=rate,
+            rate=selected.rate,
             repaired=repaired,
             seed=self._seed,
             settings=self._settings,
@@ -228,7 +239,7 @@ class _Verification:
         self, candidates: list[Arm], rates: list[Arm], seconds: float
     ) -> tuple[list[Arm], list[Arm]]:
         """As many arms as can be tried for the fewest steps; the rest is refused."""
-        one = _SELECTION_SEEDS * (_FEWEST_STEPS * seconds + 3 * self._evaluation)
+        one = SELECTION_SEEDS * (_FEWEST_STEPS * seconds + 3 * self._evaluation)
         fitting = int(_SELECTION_SHARE * self._budget / max(one, 1e-9))
         kept_rates = rates[: max(1, fitting // 2)]
         kept = candidates[: max(1, fitting - len(kept_rates))]
@@ -239,10 +250,10 @@ class _Verification:
         """Steps of a full trial, given what one takes with nothing changed."""
         # Remedies add work to a step; how much is not known yet.
         seconds *= 1.3
-        selection = _SELECTION_SEEDS * (0.375 * arms + 1)
+        selection = SELECTION_SEEDS * (0.375 * arms + 3)
 
         def affordable(seeds: int) -> int:
-            evaluations = self._evaluation * (3 * _SELECTION_SEEDS * arms + 5 * seeds)
+            evaluations = self._evaluation * (3 * SELECTION_SEEDS * arms + 5 * seeds)
             training = max(0.0, 0.9 * self._budget - evaluations)
             return int(training / seconds / (selection + 4 * seeds))
 
@@ -264,55 +275,10 @@ class _Verification:
             None,
         )
 
-    def _select(
-        self, candidates: Sequence[Arm], rates: Sequence[Arm], steps: int
-    ) -> tuple[Arm | None, Arm]:
-        """The best candidate and the best learning rate, by successive halving.
-
-        A candidate that cannot be applied or run is refused with the reason; None where none can.
-        """
-        seeds = [self._seed + 1 + index for index in range(_SELECTION_SEEDS)]
-        running: dict[Arm, list[Running]] = {arm: [] for arm in (*candidates, *rates)}
-        scores: dict[Arm, float] = {}
-        total, done = len(running) * 3, 0
-        for quarter in (1, 2, 4):
-            for arm, runs in list(running.items()):
-                try:
-                    for index, seed in enumerate(seeds):
-                        if index == len(runs):
-                            runs.append(Running(self._subject, arm, seed, steps))
-                        runs[index].advance(max(1, steps * quarter // 4))
-                    trials = [run.trial(matched=False) for run in runs]
-                except GradscopeError as error:
-                    if arm in rates:
-                        # A learning rate at which the model fails is no rival.
-                        scores[arm] = -math.inf
-                        continue
-                    self._broken.add(arm.name)
-                    self._refusals += _refused([arm], f"it could not be run: {error}")
-                    del running[arm]
-                    continue
-                scores[arm] = statistics.fmean(self._score(trial) for trial in trials)
-                if quarter == 4:
-                    self._trials += trials
-                done += 1
-                self._progress(f"trying {arm.name}", done / total)
-            if quarter < 4:
-                kept = _best_half([arm for arm in candidates if arm in running], scores)
-                kept += _best_half([arm for arm in rates if arm in running], scores)
-                for arm in [arm for arm in running if arm not in kept]:
-                    self._trials += [_trial(run, matched=False) for run in running.pop(arm)]
-        return (
-            max(
-                (arm for arm in candidates if arm in running), key=scores.__getitem__, default=None
-            ),
-            max((arm for arm in rates if arm in running), key=scores.__getitem__),
-        )
-
     def _match(self, arms: Sequence[Arm], winner: Arm, steps: int) -> list[Running]:
         """Trains every arm on the same fresh seeds; returns the first of the winner's runs."""
         repaired: list[Running] = []
-        first = self._seed + 1 + _SELECTION_SEEDS
+        first = self._seed + 1 + SELECTION_SEEDS
         wanted = self._seeds or _MOST_SEEDS
         start = time.monotonic()
         for index in range(wanted):
@@ -330,24 +296,12 @@ class _Verification:
                     if arm.name == DO_NOTHING:
                         raise
                     run.diverged = True
-                self._trials.append(_trial(run, matched=True))
+                self._trials.append(trial_of(run, matched=True))
                 if arm is winner and index < REPROFILED_SEEDS:
                     repaired.append(run)
                 share = (index + (number + 1) / len(arms)) / wanted
                 self._progress(f"matched seed {index + 1}: {arm.name}", share)
         return repaired
-
-    def _score(self, trial: Trial) -> float:
-        return self._sign * trial.metric if math.isfinite(trial.metric) else -math.inf
-
-
-def _trial(run: Running, *, matched: bool) -> Trial:
-    """The record of a run; where its model cannot even be evaluated, that of a failed one."""
-    try:
-        return run.trial(matched=matched)
-    except GradscopeError:
-        run.diverged = True
-        return run.trial(matched=matched)
 
 
 def _refused(arms: Sequence[Arm], reason: str) -> list[Refusal]:
@@ -361,18 +315,12 @@ def _refused(arms: Sequence[Arm], reason: str) -> list[Refusal]:
     ]
 
 
-def _best_half(arms: Sequence[Arm], scores: dict[Arm, float]) -> list[Arm]:
-    # sorted() is stable: among equals the better guess stays.
-    ranked = sorted(arms, key=scores.__getitem__, reverse=True)
-    return ranked[: max(1, (len(arms) + 1) // 2)]
-
-
 def _names(choices: Sequence[Sequence[Prescription]]) -> list[str]:
     """Short names: remedies with their parameters, with what tells them apart where it takes more.
 
     The same remedy at other sites is told by how many they are, and by a number if that is equal.
     """
-    names = [" + ".join(map(_name, prescriptions)) for prescriptions in choices]
+    names = [arm_name(prescriptions) for prescriptions in choices]
     at = [sum(len(entry.sites) for entry in prescriptions) for prescriptions in choices]
     names = [
         f"{name} at {sites} sites" if names.count(name) > 1 else name
@@ -382,11 +330,6 @@ def _names(choices: Sequence[Sequence[Prescription]]) -> list[str]:
         f"{name} #{names[:index].count(name) + 1}" if names.count(name) > 1 else name
         for index, name in enumerate(names)
     ]
-
-
-def _name(entry: Prescription) -> str:
-    values = ", ".join(map(str, entry.parameters.values()))
-    return f"{entry.remedy} ({values})" if values else entry.remedy
 
 
 def _rounded(steps: int) -> int:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from gradscope.errors import GradscopeError, ModelError
 from gradscope.metric import evaluate, higher_is_better
 from gradscope.records import Change, Plan, Prescription
+from gradscope.selection import other_rate
 from gradscope.subject import Subject, step_from_loss
 from gradscope.trial import Arm, Running, training_of
 
@@ -163,9 +164,7 @@ def test_training_trains_and_leaves_the_random_numbers_alone() -> None:
 
 
 def test_the_learning_rate_is_multiplied() -> None:
-    slow, fast = (
-        Running(subject(), Arm("rate", learning_rate_factor=factor), 0) for factor in (1.0, 3.0)
-    )
+    slow, fast = (Running(subject(), arm, 0) for arm in (Arm("as it is"), other_rate(3.0)))
     start = [value.detach().clone() for value in slow.model.parameters()]
     slow.advance(1)
     fast.advance(1)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import gradscope
-from gradscope import registry
+from gradscope import registry, selection
 from gradscope import verdict as verdict_module
 from gradscope.errors import ModelError, UsageError
 from gradscope.pipeline import repair
@@ -24,7 +24,7 @@ from gradscope.records import Change, Findings, Invariant, Plan, Prescription, S
 from gradscope.remedies import Remedy, Undo
 from gradscope.rules.subjects import perceptron, random_subject
 from gradscope.subject import Subject
-from gradscope.trial import Running
+from gradscope.trial import Arm, Running
 from gradscope.verdict import DO_NOTHING
 from gradscope.verify import Verified, verify
 
@@ -152,8 +152,46 @@ def test_improved_where_a_larger_learning_rate_does_the_same() -> None:
     assert result.model is not None
 
 
+def test_a_plan_that_may_be_completed_takes_the_learning_rate_that_does_the_same() -> None:
+    subject = sick(
+        lambda: perceptron(nn.ReLU, layers=1, width=16, features=8, classes=3),
+        lambda parameters: torch.optim.SGD(parameters, lr=0.01),
+    )
+    plan = Plan((one("re-initialise", "0", scheme="he"),))
+    result = verify(subject, plan, sick_findings(), seeds=5, complete=True)
+    consistent(result.verdict)
+    *_, rate = result.plan.prescriptions
+    assert (rate.remedy, rate.finding) == ("learning-rate", "GS204")
+    assert rate.parameters["factor"] in (3.0, 10.0)
+    assert result.verdict.status is Status.FIXED
+    # Whoever applies the plan trains at that rate.
+    patch = gradscope.apply(subject.build_model(), result.plan)
+    assert subject.build_optimizer is not None
+    optimizer = patch.build_optimizer(subject.build_optimizer)
+    assert optimizer.param_groups[0]["lr"] == 0.01 * rate.parameters["factor"]
+
+
+def test_a_good_repair_is_left_without_another_learning_rate() -> None:
+    result = verified(sick(), NORM, complete=True)
+    assert result.plan.prescriptions == (NORM,)
+    assert not any("+ learning-rate" in trial.arm for trial in result.verdict.trials)
+
+
+@pytest.mark.parametrize(
+    ("dirty", "winner"), [((), "large"), (("large",), "close"), (("large", "close"), "large")]
+)
+def test_of_those_close_to_the_best_a_clean_one_is_chosen(
+    dirty: tuple[str, ...], winner: str
+) -> None:
+    scores = {Arm("small"): 1.0, Arm("close"): 6.0, Arm("large"): 10.0}
+    chosen = selection._best(
+        list(scores), scores.__getitem__, 1.0, lambda arm: arm.name not in dirty
+    )
+    assert chosen.name == winner
+
+
 def test_improved_where_the_finding_remains(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verdict_module, "_remaining", lambda *_: ("GS204",))
+    monkeypatch.setattr(verdict_module, "remaining", lambda *_: ("GS204",))
     result = verified(sick(), NORM)
     assert result.verdict.status is Status.IMPROVED
     assert "GS204 is found after the repair" in result.verdict.reason
@@ -248,7 +286,7 @@ def test_the_seed_of_selection_never_judges_and_losers_are_kept_in_the_record() 
     result = verify(sick(), plan, sick_findings(), seeds=5)
     consistent(result.verdict)
     arms = {trial.arm for trial in result.verdict.trials if not trial.matched}
-    assert len(arms) == 6, "three candidates and three learning rates"
+    assert len(arms) == 7, "three candidates, three learning rates, and doing nothing"
     assert len(result.verdict.baselines) == 2
     assert result.plan.prescriptions != (derivative,)
     assert (derivative,) in result.plan.alternatives
@@ -387,7 +425,7 @@ def test_learning_rates_that_fail_are_no_rivals(monkeypatch: pytest.MonkeyPatch)
     plain, failed = Running.advance, list[Running]()
 
     def advance(self: Running, steps: int) -> None:
-        if self.arm.learning_rate_factor != 1 and self not in failed:
+        if "learning rate" in self.arm.name and self not in failed:
             failed.append(self)
             raise ModelError("not at this learning rate")
         plain(self, steps)

@@ -1,0 +1,231 @@
+"""Candidates -> the one worth proving, by trials on seeds that prove nothing.
+
+Candidates and other learning rates are trained longer and longer, the better half of each going on
+(successive halving). Of those that come close to the best, one is taken that leaves nothing to be
+found. Where another learning rate alone does nearly as well, or something is left to be found, the
+best is also tried with that rate.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+
+from gradscope import registry
+from gradscope.config import Settings
+from gradscope.errors import GradscopeError
+from gradscope.records import DO_NOTHING, Findings, Plan, Prescription, Trial
+from gradscope.remaining import profile_again, remaining
+from gradscope.subject import Subject
+from gradscope.trial import Arm, Running
+
+__all__ = ["SELECTION_SEEDS", "Selected", "arm_name", "other_rate", "select", "trial_of"]
+
+SELECTION_SEEDS = 2
+
+# Who has this share of the best one's gain is close to it. A candidate that is, and leaves nothing
+# to be found, is preferred; a learning rate that is may have to be a part of the repair.
+_CLOSE = 0.5
+# With this share, another learning rate alone is as good, and the simpler repair.
+_AS_GOOD = 0.75
+
+
+@dataclass(frozen=True)
+class Selected:
+    """What the selection leaves.
+
+    Attributes:
+        winner: the candidate to prove; None where none could be run.
+        rate: the best other learning rate, which the winner is not.
+        others: the other candidates that could be run.
+        refused: those that could not, and why.
+        trials: all that were run.
+    """
+
+    winner: Arm | None
+    rate: Arm
+    others: tuple[Arm, ...]
+    refused: tuple[tuple[Arm, str], ...]
+    trials: tuple[Trial, ...]
+
+
+def other_rate(factor: float) -> Arm:
+    """Doing nothing, with another learning rate."""
+    entry = registry.remedy("learning-rate")
+    reason = "the best of the other learning rates tried"
+    rate = Prescription(entry.name, entry.changes, (), {"factor": factor}, "", reason)
+    return Arm(f"{DO_NOTHING}, learning rate x{factor:g}", Plan((rate,)))
+
+
+def arm_name(prescriptions: Sequence[Prescription]) -> str:
+    """Short: remedies with their parameters."""
+    return " + ".join(map(_name, prescriptions))
+
+
+def trial_of(run: Running, *, matched: bool) -> Trial:
+    """The record of a run; where its model cannot even be evaluated, that of a failed one."""
+    try:
+        return run.trial(matched=matched)
+    except GradscopeError:
+        run.diverged = True
+        return run.trial(matched=matched)
+
+
+def select(
+    subject: Subject,
+    findings: Findings,
+    candidates: Sequence[Arm],
+    rates: Sequence[Arm],
+    steps: int,
+    *,
+    seed: int,
+    sign: float,
+    complete: bool = False,
+    settings: Settings | None = None,
+    progress: Callable[[str, float], None] = lambda what, share: None,
+) -> Selected:
+    """Tries candidates and other learning rates, and picks the candidate to prove.
+
+    Args:
+        subject: what is trained.
+        findings: what a candidate should remove.
+        candidates, rates: what is tried; one of each at least.
+        steps: of a full trial.
+        seed: of profiles; the ones after it are those of the trials.
+        sign: 1 where a larger metric is better, else -1.
+        complete: whether another learning rate may become part of the winner, or be it.
+        settings: those that the findings were made under.
+        progress: is told what is tried and which share of it is done.
+    """
+    trials = _Trials(subject, steps, [seed + 1 + index for index in range(SELECTION_SEEDS)], sign)
+    left, left_rates = list(candidates), list(rates)
+    total, done = 3 * (len(left) + len(left_rates)), 0
+    for quarter in (1, 2, 4):
+        for arm in (*left, *left_rates):
+            trials.train(arm, max(1, steps * quarter // 4))
+            done += 1
+            progress(f"trying {arm.name}", done / total)
+        left = [arm for arm in left if arm not in trials.failed]
+        if quarter < 4:
+            left, left_rates = trials.best_half(left), trials.best_half(left_rates)
+    rate = max(left_rates, key=trials.score)
+    winner = None
+    if left:
+        nothing = Arm(DO_NOTHING)
+        trials.train(nothing, steps)
+        nought = trials.score(nothing)
+        control = max(nought, trials.score(rate))
+
+        @cache
+        def clean(arm: Arm) -> bool:
+            steps = findings.profile.steps
+            profiles = [profile_again(subject, run, steps, seed) for run in trials.runs[arm]]
+            return not remaining(findings, profiles, settings)
+
+        winner = _best(left, trials.score, control, clean)
+        extra = _with_rate(winner, rate) if complete else []
+        if extra and (
+            _close(trials.score(rate), trials.score(winner), nought) or not clean(winner)
+        ):
+            for arm in extra:
+                trials.train(arm, steps)
+                progress(f"trying {arm.name}", 1.0)
+            winner = _best([*left, *extra], trials.score, control, clean)
+            *_, alone = extra
+            if _close(trials.score(alone), trials.score(winner), nought, _AS_GOOD) and clean(alone):
+                winner = alone
+    taken = "" if winner is None else arm_name(winner.plan.prescriptions)
+    return Selected(
+        winner,
+        next((arm for arm in (rate, *rates) if arm_name(arm.plan.prescriptions) != taken), rate),
+        tuple(arm for arm in candidates if arm is not winner and arm not in trials.failed),
+        tuple((arm, trials.failed[arm]) for arm in candidates if arm in trials.failed),
+        tuple(trial for arm in trials.latest for trial in trials.latest[arm]),
+    )
+
+
+def _with_rate(best: Arm, rate: Arm) -> list[Arm]:
+    """The best candidate with the best other learning rate besides, and that rate alone."""
+    acts = best.plan.prescriptions
+    if not acts or not all(registry.remedy(each.remedy).rivals_rates for each in acts):
+        return []
+    [factor] = (replace(each, finding=acts[0].finding) for each in rate.plan.prescriptions)
+    return [
+        Arm(arm_name(choice), replace(best.plan, prescriptions=choice))
+        for choice in ((*acts, factor), (factor,))
+    ]
+
+
+def _close(score: float, best: float, nothing: float, share: float = _CLOSE) -> bool:
+    """Whether a score has this share of what the best has over doing nothing."""
+    return score > nothing and not score - nothing < share * (best - nothing)
+
+
+def _best(
+    arms: Sequence[Arm],
+    score: Callable[[Arm], float],
+    control: float,
+    clean: Callable[[Arm], bool],
+) -> Arm:
+    """The best by its score; before it, one that comes close to it and is clean."""
+    ranked = sorted(arms, key=score, reverse=True)
+    if control == -math.inf:
+        # All did better than diverging: the worst that did not is what gains count from.
+        control = min((each for each in map(score, arms) if each > control), default=control)
+    for arm in ranked:
+        if _close(score(arm), score(ranked[0]), control) and clean(arm):
+            return arm
+    return ranked[0]
+
+
+@dataclass
+class _Trials:
+    """Runs of arms on the same seeds.
+
+    Attributes:
+        runs, latest: by arm; the trainings, and their records as of the last stage.
+        failed: why, by arm.
+    """
+
+    subject: Subject
+    steps: int
+    seeds: list[int]
+    sign: float
+    runs: dict[Arm, list[Running]] = field(default_factory=dict)
+    latest: dict[Arm, list[Trial]] = field(default_factory=dict)
+    failed: dict[Arm, str] = field(default_factory=dict)
+
+    def train(self, arm: Arm, steps: int) -> None:
+        """Takes all runs of the arm to so many steps."""
+        runs = self.runs.setdefault(arm, [])
+        try:
+            for index, seed in enumerate(self.seeds):
+                if index == len(runs):
+                    runs.append(Running(self.subject, arm, seed, self.steps))
+                runs[index].advance(steps)
+            self.latest[arm] = [run.trial(matched=False) for run in runs]
+        except GradscopeError as error:
+            self.failed[arm] = f"it could not be run: {error}"
+            self.latest.pop(arm, None)
+
+    def score(self, arm: Arm) -> float:
+        """The mean metric so far, larger is better; -inf where a run fails."""
+        if arm in self.failed:
+            return -math.inf
+        return statistics.fmean(
+            self.sign * trial.metric if math.isfinite(trial.metric) else -math.inf
+            for trial in self.latest[arm]
+        )
+
+    def best_half(self, arms: Sequence[Arm]) -> list[Arm]:
+        # sorted() is stable: among equals the better guess stays.
+        ranked = sorted(arms, key=self.score, reverse=True)
+        return ranked[: max(1, (len(arms) + 1) // 2)]
+
+
+def _name(entry: Prescription) -> str:
+    values = ", ".join(map(str, entry.parameters.values()))
+    return f"{entry.remedy} ({values})" if values else entry.remedy
