@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gradscope.bias import Bias, bias
+    from gradscope.bias import bias
     from gradscope.config import Settings, find_settings
     from gradscope.diagnose import diagnose
     from gradscope.errors import GradscopeError
@@ -65,7 +65,7 @@ __all__ = [
 
 _HOMES = {
     "Annealing": "schedule",
-    "Bias": "bias",
+    "Bias": "records",
     "Conversion": "schedule",
     "Finding": "records",
     "Findings": "records",

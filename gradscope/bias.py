@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,67 +20,12 @@ from gradscope.errors import PlanError, UsageError
 from gradscope.patch import Patch, apply
 from gradscope.profile.preserve import preserved
 from gradscope.profile.sharding import whole
-from gradscope.records import Change, Plan
+from gradscope.records import Bias, Change, ParameterBias, Plan
 
-__all__ = ["Bias", "ParameterBias", "bias"]
+__all__ = ["bias"]
 
 Loss = Callable[[Any, Batch], Tensor]
 Step = Callable[[nn.Module, Batch], Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class ParameterBias:
-    """Of one parameter, over all the batches.
-
-    Attributes:
-        name: as in ``named_parameters()``.
-        cosine: between the artificial and the true gradient (dimensionless); NaN where one of the
-            two is zero or is not finite.
-        ratio: norm of the artificial gradient over that of the true one (dimensionless); NaN where
-            both are zero, infinity where the true one is.
-        true_zero, artificial_zero: whether all elements of that gradient are zero, or none came.
-    """
-
-    name: str
-    cosine: float
-    ratio: float
-    true_zero: bool
-    artificial_zero: bool
-
-    @property
-    def note(self) -> str:
-        """What a NaN means, in words."""
-        if self.true_zero and self.artificial_zero:
-            return "both gradients are zero"
-        if self.true_zero:
-            return "the true gradient is zero"
-        if self.artificial_zero:
-            return "the artificial gradient is zero"
-        return "a gradient is not finite" if math.isnan(self.cosine) else ""
-
-
-@dataclass(frozen=True, slots=True)
-class Bias:
-    """What ``gradscope.bias`` found; printing it makes a table.
-
-    Attributes:
-        whole: of all parameters taken together, named ``(all)``.
-        parameters: one for each parameter that asks for a gradient, in the model's order.
-        batches: how many batches the gradients are summed over.
-    """
-
-    whole: ParameterBias
-    parameters: tuple[ParameterBias, ...]
-    batches: int
-
-    def __str__(self) -> str:
-        rows = [self.whole, *self.parameters]
-        width = max(len("parameter"), *(len(row.name) for row in rows))
-        lines = [f"{'parameter':<{width}}  {'cosine':>9}  {'ratio':>9}"]
-        for row in rows:
-            line = f"{row.name:<{width}}  {_number(row.cosine):>9}  {_number(row.ratio):>9}"
-            lines.append(f"{line}  {row.note}".rstrip())
-        return "\n".join(lines)
 
 
 def bias(
@@ -106,14 +50,15 @@ def bias(
             ``model(inputs)``, a mapping as ``model(**batch)``.
         loss: ``loss(output, batch)``, a scalar; None where there is a ``step``.
         plan: what is looked at: a plan, applied to the model and undone again, or a patch, which is
-            taken as it is, with its strengths, and put back so.
+            taken as it is, with its strengths and whatever else it changes, and put back so.
         step: ``step(model, batch)`` computes the loss by itself, in the place of ``loss``.
         limit: how many batches are passed at most.
         seed: of the random numbers that the passes draw.
 
     Raises:
         UsageError: there is no batch, or the patch is on another model.
-        PlanError: the plan does not fit the model, or changes more than the backward pass.
+        PlanError: the plan does not fit the model, or changes more than the backward pass; the
+            patch has no artificial derivative.
     """
     if (loss is None) is (step is None):
         raise UsageError("The loss is computed by a loss or by a step: give one of the two.")
@@ -124,9 +69,10 @@ def bias(
     if isinstance(plan, Patch):
         if plan.model is not model:
             raise UsageError("The patch is on another model than the one that was given.")
-        _require_backward(plan.plan)
-        artificial = _gradients(model, taken, passed, seed)
         settings = plan.settings
+        if not settings:
+            raise PlanError("The patch has no artificial derivative, so it leaves gradients true.")
+        artificial = _gradients(model, taken, passed, seed)
         strengths = [setting.strength for setting in settings]
         try:
             for setting in settings:
@@ -206,7 +152,3 @@ def _dot(left: list[Tensor | None], right: list[Tensor | None]) -> float:
         for one, other in zip(left, right, strict=True)
         if one is not None and other is not None
     )
-
-
-def _number(value: float) -> str:
-    return f"{value:.4f}" if abs(value) < 1e4 else f"{value:.3g}"

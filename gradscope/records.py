@@ -10,6 +10,7 @@ channel (dimension 1 of a convolution's).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -18,6 +19,7 @@ __all__ = [
     "DO_NOTHING",
     "SCHEMA_VERSION",
     "WHOLE",
+    "Bias",
     "Change",
     "Finding",
     "Findings",
@@ -27,6 +29,7 @@ __all__ = [
     "LossCall",
     "Measure",
     "ModeLosses",
+    "ParameterBias",
     "ParameterProfile",
     "Plan",
     "Prescription",
@@ -601,6 +604,65 @@ class Invariant:
 
 
 @dataclass(frozen=True, slots=True)
+class ParameterBias:
+    """Of one parameter, over all the batches.
+
+    Attributes:
+        name: as in ``named_parameters()``.
+        cosine: between the artificial and the true gradient (dimensionless); NaN where one of the
+            two is zero or is not finite.
+        ratio: norm of the artificial gradient over that of the true one (dimensionless); NaN where
+            both are zero, infinity where the true one is.
+        true_zero, artificial_zero: whether all elements of that gradient are zero, or none came.
+    """
+
+    name: str
+    cosine: float
+    ratio: float
+    true_zero: bool
+    artificial_zero: bool
+
+    @property
+    def note(self) -> str:
+        """What a NaN means, in words."""
+        if self.true_zero and self.artificial_zero:
+            return "both gradients are zero"
+        if self.true_zero:
+            return "the true gradient is zero"
+        if self.artificial_zero:
+            return "the artificial gradient is zero"
+        return "a gradient is not finite" if math.isnan(self.cosine) else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Bias:
+    """How far artificial derivatives turn gradients; printing it makes a table.
+
+    Attributes:
+        whole: of all parameters taken together, named ``(all)``.
+        parameters: one for each parameter that asks for a gradient, in the model's order.
+        batches: how many batches the gradients are summed over.
+    """
+
+    whole: ParameterBias
+    parameters: tuple[ParameterBias, ...]
+    batches: int
+
+    def __str__(self) -> str:
+        rows = [self.whole, *self.parameters]
+        width = max(len("parameter"), *(len(row.name) for row in rows))
+        lines = [f"{'parameter':<{width}}  {'cosine':>9}  {'ratio':>9}"]
+        for row in rows:
+            line = f"{row.name:<{width}}  {_cosine(row.cosine):>9}  {_cosine(row.ratio):>9}"
+            lines.append(f"{line}  {row.note}".rstrip())
+        return "\n".join(lines)
+
+
+def _cosine(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 1e4 else f"{value:.3g}"
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What verification found.
 
@@ -614,6 +676,8 @@ class Verdict:
         seeds: the matched seeds.
         baselines: mean of every other arm that ran on the matched seeds.
         invariants: what was checked to be unchanged.
+        bias: where the repair has an artificial derivative, how far it turns the gradient of the
+            weights that training starts from.
         trials: all trainings, selection first.
         failed_before, failed_after: share of matched runs that diverged or ended no better than
             they started.
@@ -634,6 +698,7 @@ class Verdict:
     seeds: tuple[int, ...] = ()
     baselines: dict[str, float] = field(default_factory=dict)
     invariants: tuple[Invariant, ...] = ()
+    bias: Bias | None = None
     trials: tuple[Trial, ...] = ()
     failed_before: float | None = None
     failed_after: float | None = None

@@ -126,17 +126,19 @@ def select(
             return not remaining(findings, profiles, settings)
 
         winner = _best(left, trials.score, control, clean)
-        extra = _with_rate(winner, rate) if complete else []
-        if extra and (
-            _close(trials.score(rate), trials.score(winner), nought) or not clean(winner)
-        ):
+        rivalled = _close(trials.score(rate), trials.score(winner), nought)
+        if complete and (rivalled or not clean(winner)):
+            by_score = sorted(left, key=trials.score, reverse=True)
+            extra = _with_rate(next(filter(clean, by_score), winner), rate)
             for arm in extra:
                 trials.train(arm, steps)
                 progress(f"trying {arm.name}", 1.0)
             winner = _best([*left, *extra], trials.score, control, clean)
-            *_, alone = extra
-            if _close(trials.score(alone), trials.score(winner), nought, _AS_GOOD) and clean(alone):
-                winner = alone
+            score = trials.score(winner)
+            simple = [
+                arm for arm in extra[1:] if _close(trials.score(arm), score, nought, _AS_GOOD)
+            ]
+            winner = next(filter(clean, simple), winner)
     taken = "" if winner is None else arm_name(winner.plan.prescriptions)
     return Selected(
         winner,

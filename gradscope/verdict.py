@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 
 from gradscope import registry
+from gradscope.bias import bias
 from gradscope.checked import checked_step
 from gradscope.comparison import Comparison, compare
 from gradscope.config import Settings
 from gradscope.invariants import check_invariants
 from gradscope.metric import evaluate, higher_is_better
+from gradscope.patch import apply
 from gradscope.randomness import preserved_randomness
 from gradscope.records import (
     DO_NOTHING,
+    Bias,
     Findings,
     Invariant,
     Plan,
@@ -120,6 +124,7 @@ def judge(
             if arm not in (DO_NOTHING, winner.name)
         },
         invariants=invariants,
+        bias=_bias(subject, winner.plan, seed),
         trials=trials,
         failed_before=failed_before,
         failed_after=failed_after,
@@ -191,3 +196,14 @@ def _invariants(subject: Subject, plan: Plan, seed: int) -> tuple[Invariant, ...
         model = subject.build_model()
         batch = next(iter(subject.data()))
         return check_invariants(model, plan, checked_step(subject.step), batch)
+
+
+def _bias(subject: Subject, plan: Plan, seed: int) -> Bias | None:
+    """What the artificial derivatives of the plan do to the gradient; None where it has none."""
+    with preserved_randomness(seed):
+        model = subject.build_model()
+        batches = subject.data()
+    with apply(model, replace(plan, seed=seed)) as patch:
+        if not patch.settings:
+            return None
+        return bias(model, batches, None, patch, step=checked_step(subject.step), seed=seed)

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from gradscope.records import DO_NOTHING, Trial, Verdict
+from gradscope.records import DO_NOTHING, Bias, Trial, Verdict
 from gradscope.reports.nodes import (
     Block,
     Cell,
@@ -116,9 +116,21 @@ def verdict_numbers(verdict: Verdict, names: Mapping[str, str]) -> tuple[Block, 
     entries += [
         Entry(one.name, one.detail, HELD if one.held else FAILED) for one in verdict.invariants
     ]
+    if verdict.bias is not None:
+        entries.append(Entry("artificial gradient", _turned(verdict.bias)))
     remaining = [f"{code} {names.get(code, '')}".strip() for code in verdict.remaining]
     entries.append(Entry("findings that remain", ", ".join(remaining) or "none"))
     return (Items(tuple(entries)),)
+
+
+def _turned(bias: Bias) -> str:
+    """How far the artificial gradient is turned from the true one, at the start of training."""
+    if math.isnan(bias.whole.cosine):
+        return f"{bias.whole.note}, so there is no direction to compare"
+    text = f"cosine to the true one {number(bias.whole.cosine)} at the start"
+    known = [each for each in bias.parameters if not math.isnan(each.cosine)]
+    lowest = min(known, key=lambda each: each.cosine, default=None)
+    return text if lowest is None else f"{text}; lowest {number(lowest.cosine)}, at {lowest.name}"
 
 
 def _signed(value: float) -> str:

@@ -161,3 +161,25 @@ def test_a_step_takes_the_place_of_a_loss() -> None:
 
     one = gradscope.bias(build(), batches(), None, plan("2"), step=step)
     assert one == gradscope.bias(build(), batches(), loss, plan("2"))
+
+
+HE = Prescription("re-initialise", (Change.PARAMETERS,), ("0",), {"scheme": "he"}, "", "")
+
+
+def test_a_patch_is_measured_whatever_else_it_changes() -> None:
+    """Both gradients are those of the patched model."""
+    model, derivative = build(), plan("2", "5")
+    with gradscope.apply(model, Plan((HE, *derivative.prescriptions))) as both:
+        found = gradscope.bias(model, batches(), loss, both)
+    with gradscope.apply(model, Plan((HE,))):
+        alone = gradscope.bias(model, batches(), loss, derivative)
+    assert found == alone != gradscope.bias(model, batches(), loss, derivative)
+
+
+def test_a_patch_without_a_derivative_is_refused() -> None:
+    model = build()
+    with (
+        gradscope.apply(model, Plan((HE,))) as patch,
+        pytest.raises(PlanError, match="no artificial derivative"),
+    ):
+        gradscope.bias(model, batches(), loss, patch)

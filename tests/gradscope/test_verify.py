@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import gradscope
-from gradscope import registry, selection
+from gradscope import registry
 from gradscope import verdict as verdict_module
 from gradscope.errors import ModelError, UsageError
 from gradscope.pipeline import repair
@@ -24,7 +24,7 @@ from gradscope.records import Change, Findings, Invariant, Plan, Prescription, S
 from gradscope.remedies import Remedy, Undo
 from gradscope.rules.subjects import perceptron, random_subject
 from gradscope.subject import Subject
-from gradscope.trial import Arm, Running
+from gradscope.trial import Running
 from gradscope.verdict import DO_NOTHING
 from gradscope.verify import Verified, verify
 
@@ -152,44 +152,6 @@ def test_improved_where_a_larger_learning_rate_does_the_same() -> None:
     assert result.model is not None
 
 
-def test_a_plan_that_may_be_completed_takes_the_learning_rate_that_does_the_same() -> None:
-    subject = sick(
-        lambda: perceptron(nn.ReLU, layers=1, width=16, features=8, classes=3),
-        lambda parameters: torch.optim.SGD(parameters, lr=0.01),
-    )
-    plan = Plan((one("re-initialise", "0", scheme="he"),))
-    result = verify(subject, plan, sick_findings(), seeds=5, complete=True)
-    consistent(result.verdict)
-    *_, rate = result.plan.prescriptions
-    assert (rate.remedy, rate.finding) == ("learning-rate", "GS204")
-    assert rate.parameters["factor"] in (3.0, 10.0)
-    assert result.verdict.status is Status.FIXED
-    # Whoever applies the plan trains at that rate.
-    patch = gradscope.apply(subject.build_model(), result.plan)
-    assert subject.build_optimizer is not None
-    optimizer = patch.build_optimizer(subject.build_optimizer)
-    assert optimizer.param_groups[0]["lr"] == 0.01 * rate.parameters["factor"]
-
-
-def test_a_good_repair_is_left_without_another_learning_rate() -> None:
-    result = verified(sick(), NORM, complete=True)
-    assert result.plan.prescriptions == (NORM,)
-    assert not any("+ learning-rate" in trial.arm for trial in result.verdict.trials)
-
-
-@pytest.mark.parametrize(
-    ("dirty", "winner"), [((), "large"), (("large",), "close"), (("large", "close"), "large")]
-)
-def test_of_those_close_to_the_best_a_clean_one_is_chosen(
-    dirty: tuple[str, ...], winner: str
-) -> None:
-    scores = {Arm("small"): 1.0, Arm("close"): 6.0, Arm("large"): 10.0}
-    chosen = selection._best(
-        list(scores), scores.__getitem__, 1.0, lambda arm: arm.name not in dirty
-    )
-    assert chosen.name == winner
-
-
 def test_improved_where_the_finding_remains(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verdict_module, "remaining", lambda *_: ("GS204",))
     result = verified(sick(), NORM)
@@ -214,6 +176,11 @@ def test_a_backward_remedy_does_not_help_where_the_forward_has_collapsed() -> No
     assert result.verdict.status in (Status.NO_EFFECT, Status.WORSE_UNDONE)
     assert len(result.verdict.invariants) == 4
     assert all(invariant.held for invariant in result.verdict.invariants)
+    # The way back through five layers is turned far at the first of them.
+    turned = result.verdict.bias
+    assert turned is not None
+    assert turned.batches == 8
+    assert -1 <= turned.parameters[0].cosine < 0.9 < turned.parameters[-1].cosine
 
 
 def test_worse_is_undone() -> None:

@@ -9,10 +9,12 @@ import pytest
 
 from gradscope.records import (
     SCHEMA_VERSION,
+    Bias,
     Change,
     Finding,
     Invariant,
     Measure,
+    ParameterBias,
     ParameterProfile,
     Plan,
     Prescription,
@@ -241,6 +243,15 @@ def demo_report() -> Report:
         invariants=(
             Invariant("undo restores the model", True, "all 22 tensors are bit-equal after undo"),
             Invariant("doing nothing is repeatable", True),
+        ),
+        bias=Bias(
+            ParameterBias("(all)", 0.871, 3.2, False, False),
+            (
+                ParameterBias("0.weight", 0.334, 51.0, False, False),
+                ParameterBias("2.weight", 0.92, 2.1, False, False),
+                ParameterBias("2.bias", math.nan, math.inf, True, False),
+            ),
+            8,
         ),
         trials=tuple(trials),
         failed_before=1.0,

@@ -11,9 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from gradscope.records import Finding, Invariant, Report, Severity, Skipped, Status, Verdict
+from gradscope.records import (
+    Bias,
+    Finding,
+    Invariant,
+    ParameterBias,
+    Report,
+    Severity,
+    Skipped,
+    Status,
+    Verdict,
+)
 from gradscope.reports import view
 from gradscope.reports.nodes import Card, Document, Figure, Fold, Items, Section, Tone
+from gradscope.reports.proof import verdict_numbers
 from gradscope.reports.wording import number, percent, shortened, visible
 
 
@@ -293,3 +304,27 @@ def test_importing_the_package_is_cheap(tmp_path: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("whole", "said"),
+    [
+        (
+            ParameterBias("(all)", 0.5, 1.0, False, False),
+            "cosine to the true one 0.5 at the start; lowest 0.25, at 0.weight",
+        ),
+        (
+            ParameterBias("(all)", math.nan, math.inf, True, False),
+            "the true gradient is zero, so there is no direction to compare",
+        ),
+    ],
+)
+def test_a_turned_gradient_is_told(whole: ParameterBias, said: str) -> None:
+    parameters = (
+        ParameterBias("0.weight", 0.25, 1.0, False, False),
+        ParameterBias("0.bias", math.nan, math.inf, True, False),
+    )
+    verdict = Verdict(Status.IMPROVED, "It learns.", bias=Bias(whole, parameters, 8))
+    [items] = verdict_numbers(verdict, {})
+    assert isinstance(items, Items)
+    assert said in [entry.text for entry in items.entries]
