@@ -5,6 +5,7 @@
 # make bench   the benchmarks
 # make score   how often the rules are right on the labelled subjects of the zoo; on those that no
 #              limit was set by: make score SCORE_ARGS='--half held-out'
+# make repair  how often 'fix' repairs the faulty ones (an hour): make repair REPAIR_ARGS='--only "mlp*"'
 # make clean   removes everything made here
 # Needs Python 3.11 or newer (PYTHON=python3.12 to choose), make, and a package index.
 
@@ -14,7 +15,7 @@ RUN_INSTALLED := .venv/installed-run
 DEV_INSTALLED := .venv/installed-dev
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check docs bench score links clean
+.PHONY: demo test check docs bench score repair links clean
 
 demo: $(RUN_INSTALLED)
 	$(BIN)/gradscope demo
@@ -38,6 +39,9 @@ bench: $(DEV_INSTALLED)
 
 score: $(DEV_INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.zoo.score $(SCORE_ARGS)
+
+repair: $(DEV_INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.zoo.repair $(REPAIR_ARGS)
 
 # What the repository's folders are called once installed, for mypy and import-linter.
 links:

@@ -28,6 +28,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from scipy import stats
 from torch import Tensor, nn
@@ -249,7 +250,9 @@ def main() -> None:
     console = Console()
     with ProcessPoolExecutor(arguments.jobs, get_context("spawn")) as pool:
         waiting = [pool.submit(run, row, seed, arguments.epochs) for row, seed in tasks]
-        results = [future.result() for future in waiting]
+        results = [
+            future.result() for future in track(waiting, "training", console=Console(stderr=True))
+        ]
     source = load_fashion_mnist().source
     title = f"{arguments.epochs} epochs, {arguments.seeds} seeds, Fashion-MNIST: {source}"
     console.print(table_of(results, title))

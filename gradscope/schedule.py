@@ -77,10 +77,8 @@ class Conversion:
             ...; conversion.step(mean_training_loss)
 
     At the end of an epoch whose training loss exceeds ``factor`` times the best epoch's so far, the
-    derivative in use gives way to the other: "AD and original derivative can be converted to each
-    other [...] We set the conversion condition to training loss of last epoch exceeds A times of
-    best loss (we set A = 1.035)" (Hu, Zhang, Ge, section IV.A). The paper does not say which
-    comes first; here it is the artificial one.
+    derivative in use gives way to the other (Hu, Zhang, Ge, section IV.A, with A = 1.035 as the
+    factor). The paper does not say which comes first; here it is the artificial one.
 
     Attributes:
         patch: what is switched.

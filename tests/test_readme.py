@@ -36,7 +36,7 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 def test_there_are_commands_and_code() -> None:
     assert len(COMMANDS) >= 5
-    assert len(BLOCKS) == 2
+    assert len(BLOCKS) == 3
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -56,13 +56,15 @@ def test_the_settings_of_the_readme(folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_python_of_the_readme(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It applies the plan that the command before it in the README has written."""
+    """Whole, in its order; it applies the plan that a command before it has written."""
     run(next(command for command in COMMANDS if "--out repaired" in command), folder)
     monkeypatch.chdir(folder)
-    (api,) = [block for block in BLOCKS if not block.startswith("# my_model.py")]
+    api, by_hand = [block for block in BLOCKS if not block.startswith("# my_model.py")]
     names: dict[str, object] = {}
     exec((folder / "my_model.py").read_text(encoding="utf-8"), names)
     names["model"] = names["build_model"]()  # type: ignore[operator]
     names["batches"] = names["build_data"]()  # type: ignore[operator]
     exec(api, names)
     assert names["report"].verdict.status == "nothing-to-fix"  # type: ignore[attr-defined]
+    names["model"] = names["build_model"]()  # type: ignore[operator]
+    exec(by_hand, names)

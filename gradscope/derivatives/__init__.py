@@ -2,7 +2,7 @@
 
 One derivative per file, pure maths on tensors. Each file defines the :class:`Derivative` that holds
 its parameters, and the module that stands in for the native one. What several of them share is in
-``backward.py``, ``floored.py``, ``logistic.py``, ``modules.py``, ``selective.py`` and
+``backward.py``, ``floored.py``, ``logistic.py``, ``modules.py``, ``selective.py``, ``sigmoid.py`` and
 ``surrogates.py``.
 """
 

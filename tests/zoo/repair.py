@@ -3,8 +3,9 @@
 python -m tests.zoo.repair [--half held-out|calibration|all] [--only NAME-GLOB] [--budget 60]
 
 Only subjects count whose fault some remedy can cure; a wrong loss, frozen parameters or inputs that
-are not scaled are for their author to mend. Beside the verdicts stands what the same trials say of
-doing nothing with the best other learning rate, and of another remedy, picked at random.
+are not scaled are for their author to mend. Beside the verdicts stand the controls: how often the
+findings go away by training on, and what the trials say of one remedy picked at random among those
+that were proposed, and of the best other learning rate.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import copy
 import math
+import random
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -21,11 +23,13 @@ from multiprocessing import get_context
 
 import torch
 
-from gradscope import registry
 from gradscope.comparison import compare
 from gradscope.pipeline import fix
-from gradscope.records import DO_NOTHING, Report, Status
+from gradscope.records import DO_NOTHING, Findings, Plan, Status
+from gradscope.remaining import profile_again, remaining
+from gradscope.subject import Subject
 from gradscope.trial import Arm, Running
+from gradscope.verify import verify
 from tests.zoo.score import HALVES
 from tests.zoo.subjects import cases
 from tests.zoo.subjects.case import Case
@@ -41,8 +45,10 @@ class Repaired:
         status: of the verdict; None where nothing was found or could be tried.
         repair: remedies that won the trials.
         before, after: the metric, mean over the matched seeds.
-        rate_helps, other_helps: whether the best learning rate alone, or another remedy, beats
-            doing nothing on the matched seeds; None where it was not tried.
+        random: status of a remedy picked at random; None where none could be tried.
+        goes_away: whether the findings are gone after training on, with nothing done.
+        rate_helps: whether the best other learning rate alone beats doing nothing on the matched
+            seeds; None where it was not tried.
         note: the verdict's reason.
     """
 
@@ -52,9 +58,10 @@ class Repaired:
     repair: str
     before: float
     after: float
-    rate_helps: bool | None
-    other_helps: bool | None
     note: str
+    random: Status | None = None
+    goes_away: bool = False
+    rate_helps: bool | None = None
 
 
 def repair_case(case: Case, *, budget: float, seed: int = 0) -> Repaired:
@@ -66,36 +73,43 @@ def repair_case(case: Case, *, budget: float, seed: int = 0) -> Repaired:
         model = running.model
         subject = replace(subject, build_model=lambda: copy.deepcopy(model))
     report = fix(subject, unsafe=True, budget=budget, steps=case.steps, seed=seed)
-    return _read(case, report)
-
-
-def _read(case: Case, report: Report) -> Repaired:
     verdict = report.verdict
     assert case.cause is not None
-    if verdict is None:
+    if verdict is None or report.plan is None or not verdict.trials:
         refusals = "; ".join(f"{each.remedy}: {each.reason}" for each in report.refusals[:3])
-        return Repaired(
-            case.name, case.cause, None, "", math.nan, math.nan, None, None, refusals or "healthy"
-        )
+        status = None if verdict is None else verdict.status
+        return Repaired(case.name, case.cause, status, "", math.nan, math.nan, refusals)
     arms: dict[str, list[float]] = {}
     for trial in verdict.trials:
         if trial.matched:
             arms.setdefault(trial.arm, []).append(trial.metric)
-    rivals = [arm for arm in arms if arm != DO_NOTHING]
-    helps = {arm: _helps(arms, arm, verdict.higher_is_better) for arm in rivals}
-    rates = [helps[arm] for arm in rivals if arm.startswith(DO_NOTHING)]
-    tried = [arm for arm in rivals if not arm.startswith(DO_NOTHING)]
+    repairs = [arm for arm in arms if not arm.startswith(DO_NOTHING)]
+    rates = [arm for arm in arms if arm.startswith(f"{DO_NOTHING},")]
+    assert report.profile is not None
+    findings = Findings(report.profile, report.findings)
+    choices = [one for one in (report.plan.prescriptions, *report.plan.alternatives) if one]
+    picked = random.Random(case.name).choice(choices)
+    chance = verify(subject, Plan(picked), findings, budget=budget / 3, seed=seed)
     return Repaired(
         case.name,
         case.cause,
         verdict.status,
-        tried[0] if tried else "",
+        repairs[0],
         math.nan if verdict.before is None else verdict.before,
         math.nan if verdict.after is None else verdict.after,
-        rates[0] if rates else None,
-        helps[tried[1]] if len(tried) > 1 else None,
         verdict.reason,
+        chance.verdict.status,
+        _goes_away(subject, findings, verdict.trials[-1].steps, seed),
+        _helps(arms, rates[0], verdict.higher_is_better) if rates else None,
     )
+
+
+def _goes_away(subject: Subject, findings: Findings, steps: int, seed: int) -> bool:
+    """Whether the findings are gone after so many steps of training, with nothing done."""
+    running = Running(subject, Arm(DO_NOTHING), seed)
+    running.advance(steps)
+    again = profile_again(subject, running, findings.profile.steps, seed)
+    return not remaining(findings, [again], None)
 
 
 def _helps(arms: dict[str, list[float]], arm: str, higher_is_better: bool) -> bool:
@@ -120,10 +134,8 @@ def _repair_named(name: str, budget: float) -> Repaired:
         return repair_case(cases()[name], budget=budget)
     except Exception as error:
         case = cases()[name]
-        return Repaired(
-            name, case.cause or "", None, "", math.nan, math.nan, None, None,
-            f"{type(error).__name__}: {error}",
-        )  # fmt: skip
+        note = f"{type(error).__name__}: {error}"
+        return Repaired(name, case.cause or "", None, "", math.nan, math.nan, note)
 
 
 def chosen(half: str, only: str) -> list[str]:
@@ -148,15 +160,17 @@ def print_table(results: Sequence[Repaired]) -> None:
     print(f"\n{len(results)} subjects")
     for status, count in statuses.most_common():
         print(f"{status:24} {count / len(results):6.1%}")
-    print(f"{'do nothing':24} {0:6.1%} fixed, by what the word means")
-    for what, helped in (
-        ("learning rate alone", [each.rate_helps for each in results]),
-        ("another remedy", [each.other_helps for each in results]),
-    ):
-        tried = [each for each in helped if each is not None]
-        share = sum(tried) / len(tried) if tried else math.nan
-        print(f"{what:24} {share:6.1%} beat doing nothing, of {len(tried)} where it was tried")
-    print(f"remedies: {len(registry.remedies())}")
+    print("\nbeside it")
+    gone = sum(each.goes_away for each in results) / len(results)
+    print(f"{'do nothing':24} {gone:6.1%} the findings are gone after training on")
+    tried = [each.random for each in results if each.random is not None]
+    if tried:
+        fixed = tried.count(Status.FIXED) / len(tried)
+        print(f"{'a remedy at random':24} {fixed:6.1%} fixed, of {len(tried)} where one was tried")
+    rates = [each.rate_helps for each in results if each.rate_helps is not None]
+    if rates:
+        share = sum(rates) / len(rates)
+        print(f"{'learning rate alone':24} {share:6.1%} better than doing nothing, of {len(rates)}")
 
 
 def main() -> None:

@@ -161,7 +161,10 @@ PAIRS = (
         "one batch with inputs a thousand times too large",
         "GS104",
         Setup(
-            lambda: dense(PIXELS, [96] * 4), adam(), data=partial(OneCorrupt, images, inputs=1000.0)
+            lambda: dense(PIXELS, [96] * 4),
+            adam(),
+            data=partial(OneCorrupt, images, inputs=1000.0),
+            validation=images,
         ),
         Setup(lambda: dense(PIXELS, [96] * 4), adam()),
         steps=12,
@@ -171,7 +174,7 @@ PAIRS = (
         "regression-relu",
         "one batch with targets a thousand times too large",
         "GS104",
-        Setup(regression, adam(), regress, partial(OneCorrupt, NUMBERS, targets=1000.0)),
+        Setup(regression, adam(), regress, partial(OneCorrupt, NUMBERS, targets=1000.0), NUMBERS),
         Setup(regression, adam(), regress, NUMBERS),
         steps=12,
     ),
@@ -180,7 +183,9 @@ PAIRS = (
         "convolutional-3",
         "one batch whose pixels were not divided by 255",
         "GS104",
-        Setup(convolutions, sgd(0.01), data=partial(OneCorrupt, SMALL, inputs=255.0)),
+        Setup(
+            convolutions, sgd(0.01), data=partial(OneCorrupt, SMALL, inputs=255.0), validation=SMALL
+        ),
         Setup(convolutions, sgd(0.01), data=SMALL),
         steps=12,
     ),
@@ -194,6 +199,7 @@ PAIRS = (
             sgd(0.02),
             regress,
             partial(OneCorrupt, NUMBERS, targets=1000.0),
+            NUMBERS,
         ),
         Setup(lambda: nn.Linear(12, 1), sgd(0.02), regress, NUMBERS),
         may="GS301 GS503",
@@ -209,6 +215,7 @@ PAIRS = (
             adam(),
             reconstruct,
             partial(OneCorrupt, images, inputs=255.0),
+            images,
         ),
         Setup(lambda: autoencoder([96, 24], nn.Tanh, nn.Identity), adam(), reconstruct),
         steps=12,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,15 +21,23 @@ __all__ = ["Pair", "Setup", "pair"]
 
 @dataclass(frozen=True)
 class Setup:
-    """How a model is built and trained."""
+    """How a model is built and trained; with data of its own to be judged on, or without."""
 
     model: Callable[[], nn.Module]
     optimizer: BuildOptimizer = field(default_factory=adam)
     step: Callable[[nn.Module, Any], Tensor] = classify
     data: Callable[[], Iterable[Any]] = images
+    validation: Callable[[], Iterable[Any]] | None = None
 
     def subject(self, name: str) -> Subject:
-        return Subject(name, self.model, self.data, self.step, self.optimizer)
+        evaluate = None if self.validation is None else self.validate
+        return Subject(name, self.model, self.data, self.step, self.optimizer, evaluate)
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """The mean loss of some batches, without gradients."""
+        assert self.validation is not None
+        losses = [float(self.step(model, batch)) for batch in islice(self.validation(), 16)]
+        return {"validation loss": statistics.fmean(losses)}
 
 
 @dataclass(frozen=True)
