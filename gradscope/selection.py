@@ -12,7 +12,6 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 
 from gradscope import registry
 from gradscope.config import Settings
@@ -100,14 +99,15 @@ def select(
         settings: those that the findings were made under.
         progress: is told what is tried and which share of it is done.
     """
-    trials = _Trials(subject, steps, [seed + 1 + index for index in range(SELECTION_SEEDS)], sign)
+    seeds = [seed + 1 + index for index in range(SELECTION_SEEDS)]
+    trials = _Trials(subject, findings, settings, seed, seeds, steps, sign)
     left, left_rates = list(candidates), list(rates)
     total, done = 3 * (len(left) + len(left_rates)), 0
     for quarter in (1, 2, 4):
         for arm in (*left, *left_rates):
+            progress(f"trying {arm.name}", done / total)
             trials.train(arm, max(1, steps * quarter // 4))
             done += 1
-            progress(f"trying {arm.name}", done / total)
         left = [arm for arm in left if arm not in trials.failed]
         if quarter < 4:
             left, left_rates = trials.best_half(left), trials.best_half(left_rates)
@@ -115,30 +115,13 @@ def select(
     winner = None
     if left:
         nothing = Arm(DO_NOTHING)
+        progress(f"trying {nothing.name}", 1.0)
         trials.train(nothing, steps)
-        nought = trials.score(nothing)
-        control = max(nought, trials.score(rate))
-
-        @cache
-        def clean(arm: Arm) -> bool:
-            steps = findings.profile.steps
-            profiles = [profile_again(subject, run, steps, seed) for run in trials.runs[arm]]
-            return not remaining(findings, profiles, settings)
-
-        winner = _best(left, trials.score, control, clean)
-        rivalled = _close(trials.score(rate), trials.score(winner), nought)
-        if complete and (rivalled or not clean(winner)):
-            by_score = sorted(left, key=trials.score, reverse=True)
-            extra = _with_rate(next(filter(clean, by_score), winner), rate)
-            for arm in extra:
-                trials.train(arm, steps)
-                progress(f"trying {arm.name}", 1.0)
-            winner = _best([*left, *extra], trials.score, control, clean)
-            score = trials.score(winner)
-            simple = [
-                arm for arm in extra[1:] if _close(trials.score(arm), score, nought, _AS_GOOD)
-            ]
-            winner = next(filter(clean, simple), winner)
+        control = max(trials.score(nothing), trials.score(rate))
+        winner = _best(left, trials.score, control, trials.clean)
+        if complete:
+            progress(f"trying {winner.name} with other learning rates", 1.0)
+            winner = _completed(trials, winner, left, rate, nothing)
     taken = "" if winner is None else arm_name(winner.plan.prescriptions)
     return Selected(
         winner,
@@ -147,6 +130,21 @@ def select(
         tuple((arm, trials.failed[arm]) for arm in candidates if arm in trials.failed),
         tuple(trial for arm in trials.latest for trial in trials.latest[arm]),
     )
+
+
+def _completed(trials: _Trials, winner: Arm, left: Sequence[Arm], rate: Arm, nothing: Arm) -> Arm:
+    """The winner, by itself or with another learning rate, or that rate alone."""
+    score, nought = trials.score, trials.score(nothing)
+    if trials.clean(winner) and not _close(score(rate), score(winner), nought):
+        return winner
+    by_score = sorted(left, key=score, reverse=True)
+    extra = _with_rate(next(filter(trials.clean, by_score), winner), rate)
+    for arm in extra:
+        trials.train(arm, trials.steps)
+    # The rate alone is no answer to what was found, unless it makes that go.
+    alone = [arm for arm in extra[1:] if trials.clean(arm)]
+    best = _best([*left, *extra[:1], *alone], score, max(nought, score(rate)), trials.clean)
+    return next((arm for arm in alone if _close(score(arm), score(best), nought, _AS_GOOD)), best)
 
 
 def _with_rate(best: Arm, rate: Arm) -> list[Arm]:
@@ -193,12 +191,16 @@ class _Trials:
     """
 
     subject: Subject
-    steps: int
+    findings: Findings
+    settings: Settings | None
+    seed: int
     seeds: list[int]
+    steps: int
     sign: float
     runs: dict[Arm, list[Running]] = field(default_factory=dict)
     latest: dict[Arm, list[Trial]] = field(default_factory=dict)
     failed: dict[Arm, str] = field(default_factory=dict)
+    _clean: dict[Arm, bool] = field(default_factory=dict)
 
     def train(self, arm: Arm, steps: int) -> None:
         """Takes all runs of the arm to so many steps."""
@@ -221,6 +223,16 @@ class _Trials:
             self.sign * trial.metric if math.isfinite(trial.metric) else -math.inf
             for trial in self.latest[arm]
         )
+
+    def clean(self, arm: Arm) -> bool:
+        """Whether nothing is left to be found in the models as they were trained."""
+        if arm not in self._clean:
+            profiles = [
+                profile_again(self.subject, run, self.findings.profile.steps, self.seed)
+                for run in self.runs[arm]
+            ]
+            self._clean[arm] = not remaining(self.findings, profiles, self.settings)
+        return self._clean[arm]
 
     def best_half(self, arms: Sequence[Arm]) -> list[Arm]:
         # sorted() is stable: among equals the better guess stays.

@@ -2,8 +2,8 @@
 
 One derivative per file, pure maths on tensors. Each file defines the :class:`Derivative` that holds
 its parameters, and the module that stands in for the native one. What several of them share is in
-``backward.py``, ``floored.py``, ``logistic.py``, ``modules.py``, ``selective.py``, ``sigmoid.py`` and
-``surrogates.py``.
+``backward.py``, ``floored.py``, ``logistic.py``, ``modules.py``, ``selective.py``, ``sigmoid.py``
+and ``surrogates.py``.
 """
 
 from __future__ import annotations
