@@ -81,6 +81,7 @@ def select(
     steps: int,
     *,
     seed: int,
+    start: float,
     sign: float,
     complete: bool = False,
     settings: Settings | None = None,
@@ -94,6 +95,7 @@ def select(
         candidates, rates: what is tried; one of each at least.
         steps: of a full trial.
         seed: of profiles; the ones after it are those of the trials.
+        start: the metric before training; what ends below it, doing nothing too, gains nothing.
         sign: 1 where a larger metric is better, else -1.
         complete: whether another learning rate may become part of the winner, or be it.
         settings: those that the findings were made under.
@@ -117,11 +119,11 @@ def select(
         nothing = Arm(DO_NOTHING)
         progress(f"trying {nothing.name}", 1.0)
         trials.train(nothing, steps)
-        control = max(trials.score(nothing), trials.score(rate))
-        winner = _best(left, trials.score, control, trials.clean)
+        nought = max(trials.score(nothing), sign * start if math.isfinite(start) else -math.inf)
+        winner = _best(left, trials.score, max(nought, trials.score(rate)), trials.clean)
         if complete:
             progress(f"trying {winner.name} with other learning rates", 1.0)
-            winner = _completed(trials, winner, left, rate, nothing)
+            winner = _completed(trials, winner, left, rate, nought)
     taken = "" if winner is None else arm_name(winner.plan.prescriptions)
     return Selected(
         winner,
@@ -132,9 +134,9 @@ def select(
     )
 
 
-def _completed(trials: _Trials, winner: Arm, left: Sequence[Arm], rate: Arm, nothing: Arm) -> Arm:
+def _completed(trials: _Trials, winner: Arm, left: Sequence[Arm], rate: Arm, nought: float) -> Arm:
     """The winner, by itself or with another learning rate, or that rate alone."""
-    score, nought = trials.score, trials.score(nothing)
+    score = trials.score
     if trials.clean(winner) and not _close(score(rate), score(winner), nought):
         return winner
     by_score = sorted(left, key=score, reverse=True)
@@ -172,9 +174,6 @@ def _best(
 ) -> Arm:
     """The best by its score; before it, one that comes close to it and is clean."""
     ranked = sorted(arms, key=score, reverse=True)
-    if control == -math.inf:
-        # All did better than diverging: the worst that did not is what gains count from.
-        control = min((each for each in map(score, arms) if each > control), default=control)
     for arm in ranked:
         if _close(score(arm), score(ranked[0]), control) and clean(arm):
             return arm

@@ -35,6 +35,9 @@ __all__ = ["REPROFILED_SEEDS", "judge"]
 REPROFILED_SEEDS = 5
 """On so many of the repaired and trained models the findings are looked for again."""
 
+# A run that ends so many times its first value worse than that has diverged, whatever number it is.
+_DIVERGED = 10.0
+
 # A repair is ruinous when at least this share of its runs fail, and of all runs so many more than
 # without it.
 _RUINED, _MORE = 0.5, 0.25
@@ -73,11 +76,12 @@ def judge(
     worst = sign * min((sign * value for value in seen if math.isfinite(value)), default=0.0)
     starts = [start if math.isfinite(start) else worst for start in starts]
     values = {
-        arm: _values([trial for trial in matched if trial.arm == arm], starts)
+        arm: _values([trial for trial in matched if trial.arm == arm], starts, sign)
         for arm in dict.fromkeys(trial.arm for trial in matched)
     }
-    # Not the metrics: those of stuck runs may well be equal. NaN is unlike itself.
-    curves = {trial.curve for trial in matched if trial.arm == DO_NOTHING}
+    # Not the metrics: those of stuck runs may well be equal. Not one arm's alone: where all its runs
+    # diverge at once, their curves are.
+    curves = {tuple(trial.curve for trial in matched if trial.seed == each) for each in seeds}
     comparison = compare(values[DO_NOTHING], values[winner.name])
     against_rate = compare(values[rate.name], values[winner.name])
     profiles = [profile_again(subject, run, findings.profile.steps, seed) for run in repaired]
@@ -171,10 +175,17 @@ def _status(
     )
 
 
-def _values(trials: Sequence[Trial], starts: Sequence[float]) -> list[float]:
-    """The metrics; a diverged run is taken to have ended where it started."""
+def _values(trials: Sequence[Trial], starts: Sequence[float], sign: float) -> list[float]:
+    """The metrics; a diverged run is taken to have ended where it started.
+
+    One run at 1e30 would hide what all others show from a t-test.
+    """
+
+    def diverged(metric: float, start: float) -> bool:
+        return not math.isfinite(metric) or 0 < _DIVERGED * abs(start) < sign * (start - metric)
+
     return [
-        trial.metric if math.isfinite(trial.metric) else start
+        start if diverged(trial.metric, start) else trial.metric
         for trial, start in zip(trials, starts, strict=True)
     ]
 

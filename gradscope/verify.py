@@ -157,7 +157,7 @@ class _Verification:
         with preserved_randomness(seed):
             model = subject.build_model()
         start = time.monotonic()
-        self._metric, _ = evaluate(subject, model)
+        self._metric, self._start = evaluate(subject, model)
         self._evaluation = time.monotonic() - start
         self._sign = 1.0 if higher_is_better(subject, self._metric) else -1.0
 
@@ -179,6 +179,7 @@ class _Verification:
                 rates,
                 steps,
                 seed=self._seed,
+                start=self._start,
                 sign=self._sign,
                 complete=complete,
                 settings=self._settings,

@@ -11,8 +11,12 @@ because a parameter may also be a string and the two cannot be told apart.
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -34,6 +38,7 @@ __all__ = [
 ]
 
 _NONFINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
+_DECODER = json.JSONDecoder(parse_int=float)
 _FAULTS_NAMED = 3
 """How many faults of a file an error message names; a wrong file can have thousands."""
 
@@ -118,6 +123,8 @@ def read_plan(text: str, name: str) -> Plan:
             f"{name} is a report, not a plan: give the plan.json that was written beside it."
         )
     _check_version(raw, name, "plan", PlanError)
+    if repeated := _repeated(text):
+        raise PlanError(f"{name} has {repeated[0]!r} twice in one object: take one of them out.")
     return cast("PlanFile", _validated(PlanFile, text, name, "plan", PlanError)).plan
 
 
@@ -208,10 +215,18 @@ def _validated(record: Any, text: str, name: str, noun: str, error: type[Gradsco
         return _validator(record).validate_json(text, strict=True, extra="forbid")
     except ValidationError as fault:
         faults = fault.errors(include_url=False, include_context=False)
+    said: dict[tuple[int | str, ...], str] = {}
+    for one in faults:
+        place, what = one["loc"], _said(one["type"], one["msg"])
+        if place[-3:-2] == ("parameters",) and isinstance(place[-2], str):
+            # A Value is one of four types, and each of them has complained.
+            place, what = place[:-1], "should be a string, a number, true or false"
+        said.setdefault(place, what)
     named = "; ".join(
-        f"{_place(one['loc'])}: {_said(one['type'], one['msg'])}" for one in faults[:_FAULTS_NAMED]
+        f"line {_line(text, place)}, {_place(place)}: {what}"
+        for place, what in list(said.items())[:_FAULTS_NAMED]
     )
-    more = len(faults) - _FAULTS_NAMED
+    more = len(said) - _FAULTS_NAMED
     raise error(
         f"{name} is not a {noun} of schema_version {SCHEMA_VERSION}: {named}"
         f"{f'; and {more} more' if more > 0 else ''}. "
@@ -239,6 +254,53 @@ def _validator(record: Any) -> SchemaValidator:
 
     built: CoreSchema = walked(TypeAdapter(record).core_schema)
     return SchemaValidator(built)
+
+
+def _line(text: str, location: tuple[int | str, ...]) -> int:
+    """The line of a place in JSON; of what is missing, the line on which what lacks it begins."""
+    at = _beginning(text, 0)
+    for part in location:
+        inner = next((start for key, start in _entries(text, at) if key == part), None)
+        if inner is None:
+            break
+        at = inner
+    return text.count("\n", 0, at) + 1
+
+
+def _entries(text: str, at: int) -> Iterator[tuple[int | str, int]]:
+    """Of the object or array that begins there, each key or index, and where its value begins."""
+    closing = {"{": "}", "[": "]"}.get(text[at])
+    if closing is None:
+        return
+    for index in count():
+        at = _beginning(text, at + 1)
+        if text[at] == closing:
+            return
+        key: int | str = index
+        if closing == "}":
+            key, at = _DECODER.raw_decode(text, at)
+            at = _beginning(text, _beginning(text, at) + 1)
+        yield key, at
+        at = _beginning(text, _DECODER.raw_decode(text, at)[1])
+        if text[at] == closing:
+            return
+
+
+def _beginning(text: str, at: int) -> int:
+    while text[at].isspace():
+        at += 1
+    return at
+
+
+def _repeated(text: str) -> list[str]:
+    """Keys that stand twice in one object, of which the last would be taken without a word."""
+    found: list[str] = []
+
+    def look(pairs: list[tuple[str, object]]) -> None:
+        found.extend(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
+
+    json.loads(text, object_pairs_hook=look, parse_int=float)
+    return found
 
 
 def _place(location: tuple[int | str, ...]) -> str:

@@ -66,16 +66,18 @@ def differentiate(
     return y
 
 
-def is_eager(x: Tensor) -> bool:
+def is_eager(*tensors: Tensor) -> bool:
     """Whether values may be looked at and intermediate results overwritten.
 
-    Not where the backward is itself differentiated, traced, or run for many tensors at once.
+    Not where the backward is itself differentiated, traced, or run for many tensors at once. Of
+    those, ``is_grads_batched`` shows in the gradient alone.
     """
     return (
         not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
-        and type(x) in (Tensor, torch.nn.Parameter)
+        and all(type(x) in (Tensor, torch.nn.Parameter) for x in tensors)
         and not torch._C._are_functorch_transforms_active()
+        and not any(map(torch._C._functorch.is_legacy_batchedtensor, tensors))
     )
 
 

@@ -50,7 +50,7 @@ class HardsigmoidLogistic(Selective):
         return nn.functional.hardsigmoid(x, inplace)
 
     def true(self, gradient: Tensor, x: Tensor, y: Tensor | None, **arguments: Any) -> Tensor:
-        if not is_eager(x):  # the kernel has no derivative
+        if not is_eager(gradient, x):  # the kernel has no derivative
             return torch.where(x.abs() < _END, gradient * _SLOPE, 0.0)
         result: Tensor = torch.ops.aten.hardsigmoid_backward(gradient, x)
         return result

@@ -25,7 +25,7 @@ def logistic(gradient: Tensor, x: Tensor, k: float) -> Tensor:
 
 def logistic_of_magnitude(gradient: Tensor, x: Tensor, k: float) -> Tensor:
     """``gradient`` sigma(k abs(x)), of their common shape."""
-    if not is_eager(x):
+    if not is_eager(gradient, x):
         return logistic(gradient, x.abs(), k)
     result = x.abs()
     torch.ops.aten.softplus_backward.grad_input(gradient, result, k, _THRESHOLD, grad_input=result)

@@ -36,7 +36,7 @@ class MishFloor(Floored):
         return nn.functional.mish(x, inplace)
 
     def true(self, gradient: Tensor, x: Tensor, y: Tensor | None, **arguments: Any) -> Tensor:
-        if not is_eager(x):  # the kernel has neither a derivative nor a batched form
+        if not is_eager(gradient, x):  # the kernel has neither a derivative nor a batched form
             t = torch.tanh(nn.functional.softplus(x))
             return gradient * (t + x * torch.sigmoid(x) * (1 - t * t))
         result: Tensor = torch.ops.aten.mish_backward(gradient, x)

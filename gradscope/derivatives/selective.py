@@ -105,7 +105,7 @@ class Selective(Derivative):
         if x.numel() == 0:
             return true
         # On a GPU, looking at values would make the host wait.
-        looks = x.is_cpu and x.ndim > 0 and is_eager(x)
+        looks = x.is_cpu and x.ndim > 0 and is_eager(gradient, x)
         if looks and not self._may_be_idle(x, y, **arguments):
             return true
         idle = self.idle(x, y, **arguments)

@@ -45,7 +45,7 @@ class SigmoidBeta(OfSigmoid):
 
     def artificial(self, gradient: Tensor, x: Tensor, y: Tensor | None, **arguments: Any) -> Tensor:
         true = self.true(gradient, x, y)
-        if is_eager(x):
+        if is_eager(gradient, x):
             return true.add_(gradient, alpha=self.beta)
         return torch.add(true, gradient, alpha=self.beta)
 

@@ -36,7 +36,7 @@ class SiLUFloor(Floored):
         return nn.functional.silu(x, inplace)
 
     def true(self, gradient: Tensor, x: Tensor, y: Tensor | None, **arguments: Any) -> Tensor:
-        if not is_eager(x):  # the kernel has neither a derivative nor a batched form
+        if not is_eager(gradient, x):  # the kernel has neither a derivative nor a batched form
             s = torch.sigmoid(x)
             return gradient * (s + x * s * (1 - s))
         result: Tensor = torch.ops.aten.silu_backward(gradient, x)

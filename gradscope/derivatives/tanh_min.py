@@ -45,6 +45,6 @@ class TanhMin(Selective):
     def artificial(self, gradient: Tensor, x: Tensor, y: Tensor | None, **arguments: Any) -> Tensor:
         z = widened(x)
         slope = logistic_of_magnitude(torch.full_like(z, 4.0), z, -2.0)
-        if is_eager(z):
+        if is_eager(gradient, z):
             return slope.clamp_max_(1).mul_(gradient).to(gradient.dtype)
         return (slope.clamp_max(1) * gradient).to(gradient.dtype)

@@ -42,43 +42,95 @@ class DifferentiatedNode(nn.Module):
         return f"{self.operator}, {self.setting.derivative!r}"
 
 
+class _Change:
+    """What one patch puts into a graph module."""
+
+    def __init__(
+        self, module: GraphModule, places: Sequence[tuple[Place, Setting]], asker: str
+    ) -> None:
+        self.module, self.places, self.asker = module, places, asker
+        self.added: dict[str, DifferentiatedNode] = {}
+
+    def make(self, graph: Graph) -> None:
+        """Puts the settings in the place of nodes of ``graph``, which becomes the module's.
+
+        Raises:
+            PlanError: the graph has no such node; nothing is changed then.
+        """
+        added: dict[str, DifferentiatedNode] = {}
+        for place, setting, node in self._chosen(graph):
+            name = f"_gradscope_{len(added)}_{place.operator}"
+            while hasattr(self.module, name):
+                name = f"{name}_"
+            added[name] = _replace(graph, node, place, setting, name)
+        self.added = added
+        for name, node_module in added.items():
+            self.module.add_module(name, node_module)
+        self.module.graph = graph
+
+    def _chosen(self, graph: Graph) -> list[tuple[Place, Setting, Node]]:
+        chosen: list[tuple[Place, Setting, Node]] = []
+        for place, setting in self.places:
+            nodes = [node for node in graph.nodes if _computes(node, place.operator, self.module)]
+            meant = nodes if place.use is None else nodes[place.use : place.use + 1]
+            if not meant:
+                raise PlanError(
+                    f"{self.asker} prescribes {setting.derivative.name} for {place.site!r}; that "
+                    f"graph has {len(nodes)} nodes that compute {place.operator}."
+                )
+            chosen += [(place, setting, node) for node in meant]
+        return chosen
+
+
+class _Changes:
+    """The patches that are on a graph module, as its attribute; a copy of it has none to undo.
+
+    Attributes:
+        original: the graph without them.
+        all: in the order they were made.
+    """
+
+    def __init__(self, original: Graph | None = None) -> None:
+        self.original, self.all = original, list[_Change]()
+
+    def __deepcopy__(self, memo: dict[int, object]) -> _Changes:
+        return _Changes()
+
+    def __reduce__(self) -> tuple[type[_Changes], tuple[()]]:
+        return _Changes, ()
+
+
 def reach_nodes(
     module: GraphModule, places: Sequence[tuple[Place, Setting]], asker: str
 ) -> Callable[[], None]:
     """Puts settings in the place of nodes, in a copy of the graph that takes the graph's place.
 
     Returns:
-        What puts the graph itself back.
+        What takes them out again. With the last patch, in whatever order, the graph itself is back.
 
     Raises:
         PlanError: the graph has no such node; nothing is changed then.
     """
-    original, graph = module.graph, copy.deepcopy(module.graph)
-    added: dict[str, DifferentiatedNode] = {}
-    chosen: list[tuple[Place, Setting, list[Node]]] = []
-    for place, setting in places:
-        nodes = [node for node in graph.nodes if _computes(node, place.operator, module)]
-        meant = nodes if place.use is None else nodes[place.use : place.use + 1]
-        if not meant:
-            raise PlanError(
-                f"{asker} prescribes {setting.derivative.name} for {place.site!r}; that graph has "
-                f"{len(nodes)} nodes that compute {place.operator}."
-            )
-        chosen.append((place, setting, meant))
-    for place, setting, meant in chosen:
-        for node in meant:
-            name = f"_gradscope_{len(added)}_{place.operator}"
-            while hasattr(module, name):
-                name = f"{name}_"
-            added[name] = _replace(graph, node, place, setting, name)
-    for name, node_module in added.items():
-        module.add_module(name, node_module)
-    module.graph = graph
+    before, change = module.graph, _Change(module, places, asker)
+    change.make(copy.deepcopy(before))
+    changes: _Changes | None = vars(module).get("_gradscope_changes")
+    if changes is None or not changes.all:
+        changes = vars(module)["_gradscope_changes"] = _Changes(before)
+    changes.all.append(change)
 
     def undo() -> None:
-        module.graph = original
-        for name in added:
-            delattr(module, name)
+        for each in changes.all:
+            for name in each.added:
+                delattr(module, name)
+        changes.all.remove(change)
+        assert changes.original is not None
+        graph = changes.original
+        for each in changes.all:
+            each.make(copy.deepcopy(graph))
+            graph = module.graph
+        if not changes.all:
+            module.graph = graph
+            del vars(module)["_gradscope_changes"]
 
     return undo
 

@@ -15,6 +15,8 @@ from fnmatch import fnmatchcase
 import torch
 from torch import nn
 from torch.fx import GraphModule
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import is_lazy
 
 from gradscope.derivatives import Derivative
 from gradscope.errors import PlanError
@@ -44,6 +46,9 @@ _CALLS_NONE = frozenset({
     nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict,
 })  # fmt: skip
 """Classes of torch's that call no activation, and care for no function mode."""
+
+_INTERPRETED = ("InterpreterModule", "UnflattenedModule")
+"""Classes, by name, whose graph is run node by node: a function mode never sees its calls."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,8 @@ def makes_calls(module: nn.Module) -> bool:
     """Whether activations may be called as functions in the module's own forward."""
     kind = unworn(module)
     return not (
-        kind in _CALLS_NONE
+        (getattr(kind, "cls_to_become", None) or kind) in _CALLS_NONE
+        or kind.__name__ in _INTERPRETED
         or isinstance(module, (torch.jit.ScriptModule, *_RECURRENT))
         or (is_activation(module) and _is_torchs(kind))
     )
@@ -129,6 +135,13 @@ def places_of(model: nn.Module, site: str, derivative: Derivative, asker: str) -
     else:
         path = "" if path == WHOLE else path
         modules = [(path, _reached(model, path, site, derivative, asker, bool(is_call)))]
+    for name, module in modules:
+        lazy = map(is_lazy, module.parameters(recurse=False))
+        if isinstance(module, LazyModuleMixin) and any(lazy):
+            raise PlanError(
+                f"{asker} is prescribed for {site!r}, but {name!r} is lazy and takes another class "
+                "when it is first called; pass a batch through the model before."
+            )
     return [
         Place(site, name, module, operator, bool(is_call), number)
         for name, module in modules
@@ -182,6 +195,11 @@ def _reached(
             "be patched; write the cell out."
         )
     if is_call:
+        if kind.__name__ in _INTERPRETED:
+            raise PlanError(
+                f"{beginning}, whose graph was unflattened and is run node by node; patch the "
+                "exported program's module() in its place."
+            )
         if makes_calls(module) or isinstance(module, GraphModule):
             return module
         hint = f"; name the module, {name!r}, itself" if is_activation(module) else ""

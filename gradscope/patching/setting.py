@@ -48,20 +48,19 @@ class Setting:
 
     def __call__(self, x: Tensor, inplace: bool, arguments: dict[str, Any]) -> Tensor:
         """The operator of ``x``, bit for bit, differentiated as the mixture says."""
-        # The copy keeps the pre-activation, which the backward needs, from being overwritten.
-        z = x.clone() if inplace else x
+        strength: float | Tensor
         if not torch.compiler.is_compiling():
             self.calls += 1
-            y = self.derivative(z, strength=self.strength, **arguments)
-        elif not z.requires_grad:
+            strength = self.strength
+        elif not x.requires_grad:
             # Nothing flows back, and a compiler need not look for a way.
-            y = self.derivative(z, strength=0.0, **arguments)
+            strength = 0.0
         elif self.mixture == "blend":
             # Copied: the share may change before the backward pass comes.
-            y = self.derivative(z, strength=self._share.clone(), **arguments)
+            strength = self._share.clone()
         else:
-            y = self.derivative(z, strength=float(self.mixture == "artificial"), **arguments)
-        return x.copy_(y) if inplace else y
+            strength = float(self.mixture == "artificial")
+        return self.derivative(x, inplace, strength, **arguments)
 
 
 def checked_strength(strength: object) -> float:

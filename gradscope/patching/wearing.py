@@ -9,6 +9,7 @@ from __future__ import annotations
 import copyreg
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -75,7 +76,13 @@ class Wearing(nn.Module):
 
     _gradscope: Wiring | None = None
 
+    def __init_subclass__(cls) -> None:
+        """Keeps from a class that registers its subclasses that it has got another one."""
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(self, Wearing):
+            # Looked up before it was taken off, or before a lazy module changed its class.
+            return type(self).forward(self, *args, **kwargs)
         wiring = self._gradscope
         if wiring is None:
             return super().forward(*args, **kwargs)
@@ -99,12 +106,12 @@ class Wearing(nn.Module):
     def _patched(self, wiring: Wiring, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if wiring.own:
             x = args[0] if args else kwargs["input"]
-            entry = _chosen(wiring, x)
+            entry = _chosen(wiring, x) if x.is_floating_point() else None
             if entry is None or not torch.is_grad_enabled():
                 return self._untouched(wiring, args, kwargs)
             arguments = {name: getattr(self, name) for name in entry.setting.derivative.arguments}
             return entry.setting(x, getattr(self, "inplace", False), arguments)
-        if wiring.calls and not self._needs_no_gradient(args):
+        if wiring.calls and not self._needs_no_gradient((*args, *kwargs.values())):
             with CallMode(wiring.calls, wiring.name, wiring.tally):
                 return self._untouched(wiring, args, kwargs)
         return self._untouched(wiring, args, kwargs)
@@ -165,7 +172,20 @@ def _worn(kind: type[nn.Module]) -> type[nn.Module]:
         if known.__bases__ == (Wearing, kind):
             return known
     names = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return type(kind.__name__, (Wearing, kind), names)
+    return type(kind.__name__, (Wearing, kind), {**names, "forward": _forward_of(kind)})
+
+
+def _forward_of(kind: type[nn.Module]) -> FunctionType:
+    """What a worn class has as its forward; its signature is that of the class's own one.
+
+    Export names inputs by it, and trainers choose the columns that they pass.
+    """
+    own = Wearing.forward
+    forward = FunctionType(
+        own.__code__, own.__globals__, own.__name__, own.__defaults__, own.__closure__
+    )
+    forward.__wrapped__ = kind.forward  # type: ignore[attr-defined]
+    return forward
 
 
 def _made(kind: type[nn.Module], *args: Any) -> nn.Module:

@@ -11,10 +11,11 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from gradscope.checked import BuildOptimizer
 from gradscope.errors import PlanError
@@ -34,6 +35,7 @@ __all__ = [
     "Remedy",
     "Training",
     "Undo",
+    "before_update",
     "check_number",
     "child",
     "modules_found",
@@ -48,7 +50,8 @@ Undo = Callable[[], None]
 Prepare = Callable[[nn.Module, Optimizer, int | None], Undo]
 """Is given a model, its new optimizer, and how many steps are planned, None where that is open.
 
-Returns what takes its hooks away; they may also take themselves away.
+Returns what takes its hooks away. They may also take themselves away, but a hook that runs after
+the optimizer's step must not do so while it runs: torch stumbles over that where others follow.
 """
 
 _FUSED = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
@@ -72,8 +75,19 @@ class Training:
 
         Returns:
             What ends it before its time, in the order it has to be called in.
+
+        Raises:
+            PlanError: a prescription does not fit the model; nothing hangs on it then.
         """
-        return [prepare(model, optimizer, steps) for prepare in self.prepare][::-1]
+        undos: list[Undo] = []
+        try:
+            for prepare in self.prepare:
+                undos.insert(0, prepare(model, optimizer, steps))
+        except BaseException:
+            for undo in undos:
+                undo()
+            raise
+        return undos
 
 
 class Remedy(ABC):
@@ -152,6 +166,31 @@ class Remedy(ABC):
         return [
             self.refusal(f"a function is called there, which cannot be reached yet; {lines}", calls)
         ]
+
+
+def before_update(optimizer: Optimizer, act: Callable[[], None]) -> RemovableHandle:
+    """Has ``act()`` called in each step when the gradients are there, ahead of the update.
+
+    Where the step is given a closure, which computes them, that is after each call of it.
+    """
+
+    def hook(_: Optimizer, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        # torch passes the optimizer itself first.
+        closure = named.get("closure", arguments[1] if len(arguments) > 1 else None)
+        if not callable(closure):
+            act()
+            return None
+
+        def acting() -> Any:
+            loss = closure()
+            act()
+            return loss
+
+        if "closure" in named:
+            return arguments, {**named, "closure": acting}
+        return (arguments[0], acting, *arguments[2:]), named
+
+    return optimizer.register_step_pre_hook(hook)
 
 
 def check_number(

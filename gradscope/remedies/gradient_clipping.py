@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from gradscope.errors import PlanError
 from gradscope.records import Change, Finding, Prescription, Profile, Refusal
-from gradscope.remedies import Remedy, Training, check_number
+from gradscope.remedies import Remedy, Training, Undo, before_update, check_number
 
 __all__ = ["GradientClipping", "clip_adaptively"]
 
@@ -40,7 +40,8 @@ class GradientClipping(Remedy):
 
     ## When it must not be applied
     Where it acts on most steps it is a learning rate in disguise (GS505). Against NaN: it spreads.
-    With ``GradScaler``, unscale before the optimizer's step.
+    To LBFGS, which reads the curvature from how gradients differ. With ``GradScaler``, unscale
+    before the optimizer's step.
 
     ## Fix safety
     Safe: the model is unchanged.
@@ -84,21 +85,18 @@ class GradientClipping(Remedy):
             raise PlanError(f"{self.name} has no method {method!r}; it has {', '.join(_METHODS)}.")
         default = 1.0 if method == "norm" else _AGC_RATIO
         limit = check_number(self.name, "limit", prescription.parameters.get("limit", default))
-        build = training.build_optimizer
 
-        def clip(optimizer: Optimizer, *_: Any) -> None:
-            parameters = [each for group in optimizer.param_groups for each in group["params"]]
-            if method == "norm":
-                nn.utils.clip_grad_norm_(parameters, limit)
-            else:
-                clip_adaptively(parameters, limit)
+        def prepare(_: nn.Module, optimizer: Optimizer, planned: int | None) -> Undo:
+            def clip() -> None:
+                parameters = [each for group in optimizer.param_groups for each in group["params"]]
+                if method == "norm":
+                    nn.utils.clip_grad_norm_(parameters, limit)
+                else:
+                    clip_adaptively(parameters, limit)
 
-        def clipping(parameters: Iterable[nn.Parameter]) -> Optimizer:
-            optimizer = build(parameters)
-            optimizer.register_step_pre_hook(clip)
-            return optimizer
+            return before_update(optimizer, clip).remove
 
-        return replace(training, build_optimizer=clipping)
+        return replace(training, prepare=(*training.prepare, prepare))
 
 
 def clip_adaptively(parameters: Iterable[nn.Parameter], limit: float) -> None:
@@ -119,7 +117,10 @@ def clip_adaptively(parameters: Iterable[nn.Parameter], limit: float) -> None:
 def _by_unit(tensor: Tensor) -> Tensor:
     over = list(range(1, tensor.ndim)) if tensor.ndim > 1 else None
     norm: Tensor = torch.linalg.vector_norm(
-        tensor, dim=over, keepdim=tensor.ndim > 1, dtype=torch.float32
+        tensor,
+        dim=over,
+        keepdim=tensor.ndim > 1,
+        dtype=torch.promote_types(tensor.dtype, torch.float32),
     )
     return norm
 

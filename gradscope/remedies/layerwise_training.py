@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from gradscope.errors import PlanError
 from gradscope.profile.operators import role_of
 from gradscope.records import Change, Finding, Prescription, Profile, Refusal, Role
-from gradscope.remedies import Remedy, Training, Undo, check_number, child
+from gradscope.remedies import Remedy, Training, Undo, before_update, check_number, child
 from gradscope.remedies.skip_connection import keeps_shape
 from gradscope.remedies.wiring import chain, wires
 
@@ -22,6 +22,8 @@ _LAYERS_PER_GROUP = 2
 _STEPS = 100
 # Of a training that is known to be short, the last stage, which trains all, gets this share.
 _LAST_SHARE = 0.4
+
+_PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 Stage = tuple[int, tuple[int, ...]]
 """How many groups are in the model, and which of them are trained."""
@@ -111,9 +113,16 @@ class LayerwiseTraining(Remedy):
         ]
 
     def apply(self, model: nn.Module, prescription: Prescription) -> Undo:
-        for site in prescription.sites:
+        first, *others = _grouped(prescription)
+        for site in first:
             child(model, site, self.name)
-        _grouped(prescription)
+        for site in (site for group in others for site in group):
+            module = child(model, site, self.name)
+            if type(module) in _PLAIN and not keeps_shape(module):
+                raise PlanError(
+                    f"{self.name} has {site!r} in a group that data pass by at first, but this "
+                    f"{type(module).__name__} gives back another shape than it takes."
+                )
         return lambda: None
 
     def retrain(self, training: Training, prescription: Prescription) -> Training:
@@ -136,17 +145,15 @@ class LayerwiseTraining(Remedy):
 
 
 class _Staged:
-    """Leads data past groups and holds others fixed; takes itself away in the last stage."""
+    """Leads data past groups and holds others fixed; is idle in the last stage."""
 
     def __init__(self, groups: list[list[nn.Module]], optimizer: Optimizer, steps: int) -> None:
         self._groups, self._steps = groups, steps
         self._left = stages(len(groups))
         self._taken = 0
         self._passing: list[Any] = []
-        self._handles = [
-            optimizer.register_step_pre_hook(self._before),
-            optimizer.register_step_post_hook(self._after),
-        ]
+        self._fixing = before_update(optimizer, self._before)
+        self._handle = optimizer.register_step_post_hook(self._after)
         self._enter()
 
     def _enter(self) -> None:
@@ -166,7 +173,7 @@ class _Staged:
             for parameter in module.parameters()
         ]
 
-    def _before(self, *_: Any) -> None:
+    def _before(self) -> None:
         # An optimizer leaves what has no gradient as it is, weight decay and momentum included.
         for parameter in self._fixed:
             parameter.grad = None
@@ -177,11 +184,15 @@ class _Staged:
             self._left.pop(0)
             self._enter()
             if len(self._left) == 1:
-                self.stop()
+                self._let_go()
+
+    def _let_go(self) -> None:
+        for handle in (self._fixing, *self._passing):
+            handle.remove()
 
     def stop(self) -> None:
-        for handle in (*self._handles, *self._passing):
-            handle.remove()
+        self._let_go()
+        self._handle.remove()
 
 
 def _pass_by(_: nn.Module, arguments: tuple[Any, ...], __: Any) -> Any:

@@ -162,7 +162,15 @@ class NormInsertion(Remedy):
             )
         places = [parent_and_name(model, site, self.name) for site in prescription.sites]
         originals = [(parent, name, getattr(parent, name)) for parent, name in places]
-        like = next(model.parameters(), torch.empty(0))
+        for site, (_, _, original) in zip(prescription.sites, originals, strict=True):
+            if original.state_dict():
+                raise PlanError(
+                    f"{self.name} is prescribed for {site!r}, a {type(original).__name__} with "
+                    "parameters or buffers, whose names would change; it needs an activation "
+                    "module without."
+                )
+        floating = (each for each in model.parameters() if each.is_floating_point())
+        like = next(floating, torch.empty(0))
         replacements = []
         for norm, (_, _, original) in zip(layers, originals, strict=True):
             norm.to(device=like.device, dtype=like.dtype)

@@ -32,7 +32,10 @@ class InFloat32(Overlay):
         tensors_of = dict(module.named_parameters()) | dict(module.named_buffers())
         with torch.autocast(device, enabled=False):
             given = _cast(arguments, torch.float32), _cast(named, torch.float32)
-            if any(each.dtype == torch.float16 for each in tensors_of.values()):
+            if any(
+                each.is_floating_point() and each.dtype != torch.float32
+                for each in tensors_of.values()
+            ):
                 output = _with(module, super().forward, tensors_of, *given)  # type: ignore[misc]
             else:
                 output = super().forward(*given[0], **given[1])  # type: ignore[misc]
@@ -41,14 +44,21 @@ class InFloat32(Overlay):
 
 
 class InBfloat16(Overlay):
-    """A module whose operations run under autocast to bfloat16, also inside another autocast."""
+    """A module whose operations run under autocast to bfloat16, also inside another autocast.
+
+    Outside autocast, the output is given back in float32 where the first input is float32: what
+    stands behind may be none of these modules.
+    """
 
     def forward(self, *arguments: Any, **named: Any) -> Any:
         tensors = [each for each in (*arguments, *named.values()) if isinstance(each, Tensor)]
         device = tensors[0].device.type if tensors else "cpu"
+        floating = [each.dtype for each in tensors if each.is_floating_point()]
+        outside = not torch.is_autocast_enabled(device) and floating[:1] == [torch.float32]
         with torch.autocast(device, dtype=torch.bfloat16):
             given = _cast(arguments, torch.bfloat16), _cast(named, torch.bfloat16)
-            return super().forward(*given[0], **given[1])  # type: ignore[misc]
+            output = super().forward(*given[0], **given[1])  # type: ignore[misc]
+        return _cast(output, torch.float32) if outside else output
 
 
 _OVERLAYS: dict[str, type[Overlay]] = {"bfloat16": InBfloat16, "float32": InFloat32}
@@ -113,7 +123,7 @@ class Precision(Remedy):
                     [site.name for site in where],
                 )
             )
-        roots = [name for name, _ in model.named_children()]
+        roots = _outermost(model)
         if roots:
             reason = "bfloat16 has the range of float32"
             proposals.append(self.prescription(finding, reason, roots, format="bfloat16"))
@@ -126,9 +136,14 @@ class Precision(Remedy):
             raise PlanError(f"{self.name} has no format {chosen!r}; it has {', '.join(_FORMATS)}.")
         modules = [child(model, site, self.name) for site in prescription.sites]
         for site, module in zip(prescription.sites, modules, strict=True):
-            if type(module).forward is nn.Module.forward or isinstance(
-                module, torch.jit.ScriptModule
+            if overlay is InBfloat16 and any(
+                each.dtype == torch.float64 for each in module.parameters()
             ):
+                raise PlanError(
+                    f"{self.name} is prescribed for {site!r}, whose parameters are float64, which "
+                    "autocast leaves as they are; convert the model to float32 first."
+                )
+            if not _has_forward(module):
                 raise PlanError(
                     f"{self.name} is prescribed for {site!r}, a {type(module).__name__}, which has "
                     "no forward of its own to run in another format."
@@ -141,6 +156,22 @@ class Precision(Remedy):
                 take_off(module)
 
         return undo
+
+
+def _has_forward(module: nn.Module) -> bool:
+    """Whether there is a forward to lay another format over: lists of modules have none."""
+    return type(module).forward is not nn.Module.forward and not isinstance(
+        module, torch.jit.ScriptModule
+    )
+
+
+def _outermost(module: nn.Module, path: str = "") -> list[str]:
+    """Names of the largest modules below this one that have a forward."""
+    return [
+        name
+        for key, inner in module.named_children()
+        for name in ([path + key] if _has_forward(inner) else _outermost(inner, f"{path}{key}."))
+    ]
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:

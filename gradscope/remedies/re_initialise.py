@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import ClassVar, cast
 
 import torch
 from torch import nn
-from torch.nn.utils.parametrize import is_parametrized
 
 from gradscope.errors import PlanError
 from gradscope.profile.operators import saturation
@@ -15,7 +13,15 @@ from gradscope.records import Change, Finding, Prescription, Profile, Refusal
 from gradscope.remedies import Remedy, Undo, child
 from gradscope.remedies.first_batch import on_first_batch
 from gradscope.remedies.freshness import is_trained
-from gradscope.remedies.schemes import LAYERS, SCHEMES, draw, parts, unit_variance
+from gradscope.remedies.schemes import (
+    LAYERS,
+    SCHEMES,
+    can_be_drawn,
+    draw,
+    drawable,
+    parts,
+    unit_variance,
+)
 
 __all__ = ["ReInitialise"]
 
@@ -78,7 +84,7 @@ class ReInitialise(Remedy):
     def propose(
         self, finding: Finding, profile: Profile, model: nn.Module
     ) -> list[Prescription | Refusal]:
-        sites = _drawable(model)
+        sites = drawable(model)
         if not sites or "" in sites:
             return [
                 self.refusal(
@@ -110,10 +116,11 @@ class ReInitialise(Remedy):
         modules = [child(model, site, self.name) for site in prescription.sites]
         for site, module in zip(prescription.sites, modules, strict=True):
             kinds = LAYERS[:2] if fitted else LAYERS
-            if not isinstance(module, kinds) or is_parametrized(module):
+            if not isinstance(module, kinds) or not can_be_drawn(module):
                 raise PlanError(
                     f"{self.name} is prescribed for {site!r}, which is a {type(module).__name__}; "
-                    "it needs linear or convolution layers whose weights are their own."
+                    "it needs linear or convolution layers whose weights are trained and their "
+                    "own: not frozen or parametrised."
                 )
         tensors = [
             (module, tensor) for module in modules for tensor in module.parameters(recurse=False)
@@ -153,21 +160,6 @@ class ReInitialise(Remedy):
             for site in prescription.sites
             for parameter in child(model, site, self.name).parameters(recurse=False)
         ]
-
-
-def _drawable(model: nn.Module) -> list[str]:
-    """Names of the layers with weights that are trained and their own."""
-    holders = Counter(
-        id(weight) for module in model.modules() for weight in module.parameters(recurse=False)
-    )
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, LAYERS)
-        and not is_parametrized(module)
-        and (own := [each for each in module.parameters(recurse=False) if each.ndim > 1])
-        and all(weight.requires_grad and holders[id(weight)] == 1 for weight in own)
-    ]
 
 
 def _suited(model: nn.Module, sites: list[str], choice: dict[str, str | float]) -> list[str]:

@@ -23,6 +23,7 @@ from gradscope.remedies import (
     sites_found,
 )
 from gradscope.remedies.moments import forget
+from gradscope.remedies.schemes import drawable
 from gradscope.remedies.wiring import layer_after, layers_with_activation, wires
 
 __all__ = ["RecycleDormant"]
@@ -53,7 +54,8 @@ class RecycleDormant(Remedy):
 
     ## When it applies
     An activation module between two linear layers or two convolutions of one group has dead or
-    dormant units.
+    dormant units, and the weights of both are trained and their own: not frozen, parametrised or
+    shared.
 
     ## When it must not be applied
     To pruned networks, and to layers whose units are quiet by intent. A unit that only wakes for
@@ -96,25 +98,16 @@ class RecycleDormant(Remedy):
             return [recycled, *refused]
         return [*refused] or [
             self.refusal(
-                "no activation module stands between two linear layers or two convolutions, as far "
-                "as the forward can be traced"
+                "no activation module stands between two linear layers or two convolutions whose "
+                "weights are trained and their own, as far as the forward can be traced"
             )
         ]
 
     def apply(self, model: nn.Module, prescription: Prescription) -> Undo:
-        found = _between(model)
-        for site in prescription.sites:
-            module = child(model, site, self.name)
-            if site not in found:
-                raise PlanError(
-                    f"{self.name} is prescribed for {site!r}, a {type(module).__name__}; it needs "
-                    "an activation module that one linear layer or convolution leads to, and "
-                    "another away from."
-                )
         weights = [
             parameter
-            for site in prescription.sites
-            for layer in (found[site].before, found[site].behind)
+            for place in self._places(model, prescription)
+            for layer in (place.before, place.behind)
             for parameter in layer.parameters(recurse=False)
         ]
         values = [parameter.detach().clone() for parameter in weights]
@@ -126,6 +119,18 @@ class RecycleDormant(Remedy):
 
         return undo
 
+    def _places(self, model: nn.Module, prescription: Prescription) -> list[_Between]:
+        found = _between(model)
+        for site in prescription.sites:
+            module = child(model, site, self.name)
+            if site not in found:
+                raise PlanError(
+                    f"{self.name} is prescribed for {site!r}, a {type(module).__name__}; it needs "
+                    "an activation module that one linear layer or convolution leads to, and "
+                    "another away from, with weights that are trained and their own."
+                )
+        return [found[site] for site in prescription.sites]
+
     def retrain(self, training: Training, prescription: Prescription) -> Training:
         settings = prescription.parameters
         threshold = check_number(
@@ -136,15 +141,14 @@ class RecycleDormant(Remedy):
         def prepare(model: nn.Module, optimizer: Optimizer, planned: int | None) -> Undo:
             # Half of a short training has to be left to what the units learn then.
             looked_at = steps if planned is None else max(1, min(steps, planned // 2))
-            found = _between(model)
-            places = [found[site] for site in prescription.sites]
+            places = self._places(model, prescription)
             return _Recycling(places, optimizer, threshold, looked_at).stop
 
         return replace(training, prepare=(*training.prepare, prepare))
 
 
 class _Recycling:
-    """Looks at some steps of a training, recycles units once, and takes its hooks away."""
+    """Looks at some steps of a training, recycles units once, and is idle from then on."""
 
     def __init__(
         self, places: list[_Between], optimizer: Optimizer, threshold: float, steps: int
@@ -156,9 +160,13 @@ class _Recycling:
             place.activation.register_forward_hook(self._look(index))
             for index, place in enumerate(places)
         ]
-        self._handles.append(optimizer.register_step_post_hook(self._after_step))
+        self._handle = optimizer.register_step_post_hook(self._after_step)
 
     def stop(self) -> None:
+        self._look_away()
+        self._handle.remove()
+
+    def _look_away(self) -> None:
         for handle in self._handles:
             handle.remove()
 
@@ -177,7 +185,7 @@ class _Recycling:
         self._left -= 1
         if self._left:
             return
-        self.stop()
+        self._look_away()
         with torch.no_grad():
             for place, magnitude in zip(self._places, self._magnitudes, strict=True):
                 if magnitude is not None:
@@ -221,12 +229,13 @@ def _mask(parameter: Tensor, units: Tensor, axis: int) -> Tensor:
 def _between(model: nn.Module) -> dict[str, _Between]:
     """By name, the activations between two layers whose rows and columns are its units."""
     found = wires(model)
+    own = {model.get_submodule(name) for name in drawable(model)}
     places = {}
     for before, activation in layers_with_activation(model, found).items():
         behind = layer_after(model, found, activation)
         if behind is not None:
             one, other = model.get_submodule(before), model.get_submodule(behind)
-            if _fit(one, other):
+            if {one, other} <= own and _fit(one, other):
                 places[activation] = _Between(model.get_submodule(activation), one, other)
     return places
 

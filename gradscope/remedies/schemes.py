@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.utils.parametrize import is_parametrized
 
 from gradscope.errors import PlanError
 from gradscope.remedies import check_number
 from gradscope.remedies.overlay import plain_forward
 
-__all__ = ["LAYERS", "SCHEMES", "draw", "parts", "unit_variance"]
+__all__ = ["LAYERS", "SCHEMES", "can_be_drawn", "draw", "drawable", "parts", "unit_variance"]
 
 LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.MultiheadAttention)
 """The layers whose weights can be drawn anew."""
@@ -33,6 +36,36 @@ _NAME = "re-initialise"
 # one round is exact.
 _TOLERANCE = 0.1
 _ROUNDS = 10
+
+
+def drawable(model: nn.Module) -> list[str]:
+    """Names of the layers with weights that can be drawn and are shared with no other layer."""
+    holders = Counter(
+        id(weight) for module in model.modules() for weight in module.parameters(recurse=False)
+    )
+    return [
+        name
+        for name, module in model.named_modules()
+        if can_be_drawn(module)
+        and all(holders[id(each)] == 1 for each in module.parameters(recurse=False))
+    ]
+
+
+def can_be_drawn(module: nn.Module) -> bool:
+    """Whether it is a layer whose weights are there, trained, and not computed from others.
+
+    ``parametrize`` computes them from others, and so do the hooks of ``weight_norm`` and
+    ``spectral_norm``.
+    """
+    own = list(module.parameters(recurse=False))
+    return (
+        isinstance(module, LAYERS)
+        and not isinstance(module, LazyModuleMixin)
+        and not is_parametrized(module)
+        and not isinstance(vars(module).get("weight"), Tensor)
+        and bool(own)
+        and all(each.requires_grad for each in own)
+    )
 
 
 def draw(parameters: dict[str, Any]) -> Callable[[Tensor], Tensor]:
@@ -68,7 +101,11 @@ def draw(parameters: dict[str, Any]) -> Callable[[Tensor], Tensor]:
 
 def _orthogonal(weight: Tensor, gain: float = 1.0) -> Tensor:
     # The decomposition that makes it is not there for short types.
-    wide = torch.empty_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
+    wide = torch.empty(
+        weight.shape,
+        dtype=torch.promote_types(weight.dtype, torch.float32),
+        device=weight.device,
+    )
     return weight.copy_(nn.init.orthogonal_(wide, gain))
 
 

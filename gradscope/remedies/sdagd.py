@@ -65,6 +65,8 @@ class SDAGD(Optimizer):
     def _update(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
         gradient = parameter.grad
         assert gradient is not None
+        if not gradient.numel():
+            return
         state = self.state[parameter]
         if not state:
             state["step"] = 0
@@ -73,7 +75,10 @@ class SDAGD(Optimizer):
         curvature, decay = state["curvature"], group["decay"]
         curvature.mul_(decay).addcmul_(gradient, gradient, value=1 - decay)
         mean = curvature / (1 - decay ** state["step"])
-        divisor = gradient.norm() / group["radius"] + mean
+        # Squares of a gradient that has vanished would be zero, and so would the norm.
+        largest = gradient.abs().max()
+        norm = largest * (gradient / largest).norm()
+        divisor = norm / group["radius"] + mean
         # A gradient of exactly zero everywhere would be divided by zero.
         step = torch.where(divisor > 0, gradient / divisor, torch.zeros_like(gradient))
         parameter.add_(step, alpha=-group["lr"])

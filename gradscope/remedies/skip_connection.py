@@ -78,6 +78,7 @@ class SkipConnection(Remedy):
             for layer, activation in found.items()
             if keeps_shape(model.get_submodule(layer))
             and id(model.get_submodule(activation)) not in ends
+            and not model.get_submodule(activation).state_dict()
         ]
         if not sites:
             return [
@@ -114,7 +115,13 @@ class SkipConnection(Remedy):
                     "output, and nothing else does."
                 )
             parent, name = parent_and_name(model, after, self.name)
-            blocks.append((layer, parent, name, getattr(parent, name)))
+            activation = getattr(parent, name)
+            if activation.state_dict():
+                raise PlanError(
+                    f"{self.name} is prescribed for {site!r}, but the parameters of the "
+                    f"{type(activation).__name__} behind it, {after!r}, would change their names."
+                )
+            blocks.append((layer, parent, name, activation))
         for layer, parent, name, activation in blocks:
             lay_over(layer, Skip)
             layer.activation = activation

@@ -70,15 +70,13 @@ class WarmUp(Remedy):
 
 
 class _Growing:
-    """Multiplies the learning rates for the time of each step; takes itself away at the end."""
+    """Multiplies the learning rates for the time of each step; is idle at the end."""
 
     def __init__(self, optimizer: Optimizer, steps: int) -> None:
         self._steps, self._taken = steps, 0
         self._own: list[Any] = []
-        self._handles = [
-            optimizer.register_step_pre_hook(self._before),
-            optimizer.register_step_post_hook(self._after),
-        ]
+        self._growing = optimizer.register_step_pre_hook(self._before)
+        self._handle = optimizer.register_step_post_hook(self._after)
 
     def _before(self, optimizer: Optimizer, *_: Any) -> None:
         self._taken += 1
@@ -88,11 +86,12 @@ class _Growing:
             group["lr"] = group["lr"] * share
 
     def _after(self, optimizer: Optimizer, *_: Any) -> None:
-        for group, own in zip(optimizer.param_groups, self._own, strict=True):
+        for group, own in zip(optimizer.param_groups, self._own, strict=False):
             group["lr"] = own
         if self._taken >= self._steps:
-            self.stop()
+            self._own = []
+            self._growing.remove()
 
     def stop(self) -> None:
-        for handle in self._handles:
-            handle.remove()
+        self._growing.remove()
+        self._handle.remove()

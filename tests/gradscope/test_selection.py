@@ -34,7 +34,9 @@ def selected(*plans: tuple[Prescription, ...], complete: bool) -> Selected:
     findings = Findings(profiled(subject.build_model(), 64, 32), ())
     arms = [Arm(arm_name(plan), Plan(plan)) for plan in plans]
     rates = [other_rate(3.0), other_rate(10.0)]
-    return select(subject, findings, arms, rates, 60, seed=0, sign=-1.0, complete=complete)
+    return select(
+        subject, findings, arms, rates, 60, seed=0, start=1.1, sign=-1.0, complete=complete
+    )
 
 
 def test_another_learning_rate_that_does_the_same_becomes_the_repair() -> None:

@@ -162,3 +162,22 @@ def test_parameters_keep_their_types(demo: Report) -> None:
     assert [(value, type(value)) for value in read.values()] == [
         (value, type(value)) for value in values.values()
     ]
+
+
+def test_a_plan_that_is_edited_wrongly_names_the_line(demo: Report) -> None:
+    assert demo.plan is not None
+    text = render_plan(demo.plan)
+    for old, new, said in (
+        ('"sites"', '"site"', r"prescriptions[0].site: is not a key"),
+        ('"reason"', '"note": 1,\n"reason"', r"prescriptions[0].note: is not a key"),
+        ('"structure"', '"everything"', "changes[0]: input should be"),
+        ('"kind"', '"other": [1],\n"kind"', "other: should be a string, a number, true or"),
+    ):
+        line = text[: text.index(old)].count("\n") + 1
+        with pytest.raises(PlanError) as caught:
+            read_plan(text.replace(old, new, 1), "plan.json")
+        assert said in str(caught.value)
+        assert f"line {line}, plan.prescriptions[0]" in str(caught.value)
+    twice = text.replace('"kind"', '"kind": "LayerNorm", "kind"', 1)
+    with pytest.raises(PlanError, match=r"'kind' twice in one object"):
+        read_plan(twice, "plan.json")

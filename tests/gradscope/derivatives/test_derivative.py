@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -108,3 +109,23 @@ def test_what_autocast_widens_is_differentiated_in_the_wide_type() -> None:
 
 def _wide(self: Any, x: torch.Tensor, inplace: bool = False, **arguments: Any) -> torch.Tensor:
     return nn.functional.softplus(x.float(), **arguments)
+
+
+@EVERY
+@pytest.mark.parametrize("strength", [1.0, 0.3])
+@pytest.mark.parametrize("selective", [False, True])
+def test_many_gradients_at_once_are_each_of_them(
+    name: str, strength: float, selective: bool
+) -> None:
+    """``is_grads_batched``, as a vectorised Jacobian has it, runs one backward for many of them."""
+    known = {entry.name for entry in fields(derivatives()[name])}  # type: ignore[arg-type]
+    if selective and "selective" not in known:
+        return
+    chosen = derivative(name, {"selective": True} if selective else {})
+    x = torch.linspace(-3.1, 4, 12).reshape(4, 3)
+    x[:, 0] = -9  # an idle unit
+    y = chosen(x.requires_grad_(), strength=strength)
+    each = torch.eye(12).reshape(12, 4, 3)
+    (found,) = torch.autograd.grad(y, x, each, is_grads_batched=True, retain_graph=True)
+    expected = [torch.autograd.grad(y, x, one, retain_graph=True)[0] for one in each]
+    torch.testing.assert_close(found, torch.stack(expected))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -53,6 +54,15 @@ def test_an_encoder_keeps_its_fused_path_and_its_bits(activation: Any) -> None:
     reached()
 
 
+def test_an_encoder_that_is_given_its_input_by_name_is_patched() -> None:
+    layer = nn.TransformerEncoderLayer(6, 2, 8, 0.0, batch_first=True).eval().requires_grad_(False)
+    x = torch.randn(3, 4, 6, requires_grad=True)
+    reach(layer, [("::relu", RELU)])
+    (found,) = torch.autograd.grad(layer(src=x).square().sum(), x)
+    (expected,) = torch.autograd.grad(layer(x).square().sum(), x)
+    assert torch.equal(found, expected)
+
+
 # --- Graphs -----------------------------------------------------------------------------------
 
 
@@ -92,6 +102,25 @@ def test_nodes_of_graphs_are_reached(made: Callable[[], nn.Module]) -> None:
         assert equal(gradients(model, model(inputs())), before)
     assert model.code == code
     assert [name for name, _ in model.named_modules()] == names
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("made", [traced, exported])
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
+def test_patches_come_off_a_graph_in_any_order(
+    made: Callable[[], nn.Module], order: tuple[int, ...]
+) -> None:
+    model: Any = made()
+    module, graph, before = net(Small), model.graph, everything(model)
+    plans = [("::relu@1", RELU), ("::sigmoid", SIGMOID), ("::relu@0", RELU)]
+    on_graph = [reach(model, [plan]) for plan in plans]
+    on_module = [reach(module, [plan]) for plan in plans]
+    for number in order:
+        found = gradients(model, model(inputs()))
+        assert equal(found, gradients(module, module(inputs())))
+        on_graph[number](), on_module[number]()
+    assert model.graph is graph
+    assert everything(model) == before
 
 
 # --- Refusals ---------------------------------------------------------------------------------
@@ -166,3 +195,12 @@ def test_a_graph_that_lacks_the_node_is_left_alone() -> None:
     with pytest.raises(PlanError, match="has 2 nodes that compute relu"):
         reach(model, [("::relu@0", RELU), ("::relu@2", RELU)])
     assert everything(model) == before
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("site", ["0::relu", "::relu"])
+def test_an_unflattened_program_is_refused(site: str) -> None:
+    """Its graph is run node by node, where no call would be seen."""
+    program = torch.export.export(nn.Sequential(net(Small)), (inputs(),))
+    with pytest.raises(PlanError, match="was unflattened"):
+        reach(torch.export.unflatten(program), [(site, RELU)])

@@ -123,3 +123,38 @@ def test_a_call_is_refused_with_the_lines_to_write() -> None:
     reason = refused("norm-insertion", "GS101", model, profiled(model, 16, 8))
     assert "nn.BatchNorm1d(16)" in reason
     assert "sigmoid(self.norm(x)) in place of sigmoid(x)" in reason
+
+
+def test_what_was_loaded_is_not_set_from_a_batch_again() -> None:
+    plan = Plan((entry("norm-insertion", "1", layers="BatchNorm1d(6)", start="identity"),))
+
+    def patched() -> nn.Module:
+        model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3))
+        apply(model, plan)
+        return model.eval()
+
+    first, second = patched(), patched()
+    first(inputs(50, 6))
+    second.load_state_dict(first.state_dict())
+    other = 3 * inputs(50, 6, seed=2)
+    assert torch.equal(second(other), first(other))
+    plain = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3))
+    third = patched()
+    third.load_state_dict(plain.state_dict(), strict=False)
+    torch.testing.assert_close(third(other), plain(other))
+
+
+@pytest.mark.parametrize("site", ["0", "1"])
+def test_names_of_parameters_stay_or_it_is_refused(site: str) -> None:
+    model = nn.Sequential(nn.Linear(6, 6), nn.PReLU(), nn.Linear(6, 3))
+    plan = Plan((entry("norm-insertion", site, layers="LayerNorm(6)"),))
+    with pytest.raises(PlanError, match="whose names would change"):
+        apply(model, plan)
+
+
+def test_parameters_that_are_whole_numbers_are_no_model_for_the_layer() -> None:
+    counted = nn.Identity()
+    counted.count = nn.Parameter(torch.zeros(1, dtype=torch.long), requires_grad=False)
+    model = nn.Sequential(counted, nn.Linear(6, 6), nn.ReLU()).double()
+    apply(model, Plan((entry("norm-insertion", "2", layers="LayerNorm(6)"),)))
+    assert model(inputs(5, 6).double()).dtype == torch.float64

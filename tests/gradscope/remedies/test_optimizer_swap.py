@@ -42,7 +42,7 @@ def test_sdagd_follows_its_formula() -> None:
 
 
 def test_where_it_is_flat_sdagd_moves_each_layer_by_the_radius() -> None:
-    for size in (1e-3, 1e-9, 1e-15):
+    for size in (1e-3, 1e-9, 1e-15, 1e-30):
         parameter = nn.Parameter(torch.zeros(50))
         parameter.grad = size * torch.ones(50)
         SDAGD([parameter], radius=0.1).step()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from torch import Tensor, nn
 
+from gradscope.errors import PlanError
 from gradscope.patch import apply
 from gradscope.records import Plan
 from gradscope.rules.subjects import perceptron
-from tests.gradscope.remedies.setting import entry, inputs, profiled, refused
+from tests.gradscope.remedies.setting import entry, inputs, profiled, proposed, refused
 
 
 class Squares(nn.Module):
@@ -73,3 +75,38 @@ def test_bfloat16_is_used_inside_another_autocast() -> None:
 def test_it_is_proposed_where_float16_is_used_only() -> None:
     model = perceptron(nn.Tanh, layers=1)
     assert "float16" in refused("precision", "GS402", model, profiled(model, 8, 32))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_an_island_works_in_models_of_other_types(dtype: torch.dtype) -> None:
+    model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3)).to(dtype)
+    apply(model, Plan((entry("precision", "2", format="float32"),)))
+    assert model(inputs(5, 6).to(dtype)).dtype == dtype
+
+
+def test_bfloat16_of_some_modules_goes_with_the_others() -> None:
+    model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3))
+    apply(model, Plan((entry("precision", "0", format="bfloat16"),)))
+    assert model(inputs(5, 6)).dtype == torch.float32
+    with pytest.raises(PlanError, match="float64"):
+        apply(model.double(), Plan((entry("precision", "2", format="bfloat16"),)))
+
+
+def test_lists_of_modules_are_entered() -> None:
+    class Listed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([nn.Linear(6, 6), nn.Linear(6, 6)])
+            self.head = nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.layers:
+                x = layer(x)
+            with torch.autocast("cpu", dtype=torch.float16):
+                output: Tensor = self.head(x)
+            return output
+
+    model = Listed()
+    found = proposed("precision", "GS402", model, profiled(model, 20, 6))
+    assert found[-1].sites == ("layers.0", "layers.1", "head")
+    apply(model, Plan((found[-1],)))

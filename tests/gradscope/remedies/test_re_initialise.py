@@ -132,3 +132,54 @@ def test_it_treats_bad_weights(code: str) -> None:
     finding, profile, model = of_rule(code)
     answers = registry.remedy("re-initialise").propose(finding, profile, model)
     assert any("scheme" in getattr(answer, "parameters", {}) for answer in answers)
+
+
+def test_loaded_weights_are_not_scaled() -> None:
+    plan = Plan((entry("re-initialise", "0", scheme="lsuv"),))
+    models = [nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)) for _ in range(2)]
+    for model in models:
+        apply(model, plan)
+    models[0](inputs(50, 6))
+    models[1].load_state_dict(models[0].state_dict())
+    models[1](9 * inputs(50, 6))
+    assert torch.equal(models[0].get_parameter("0.weight"), models[1].get_parameter("0.weight"))
+
+
+@pytest.mark.parametrize("scheme", ["orthogonal", "lsuv"])
+def test_the_layout_in_memory_does_not_matter(scheme: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    apply(model, Plan((entry("re-initialise", "0", scheme=scheme),)))
+    rows = model.get_parameter("0.weight").detach().flatten(1)
+    gram = rows @ rows.T
+    torch.testing.assert_close(gram / gram[0, 0], torch.eye(8))
+    assert model.get_parameter("0.weight").is_contiguous(memory_format=torch.channels_last)
+
+
+def _frozen(layer: nn.Linear) -> None:
+    layer.requires_grad_(False)
+
+
+def _lazy(layer: nn.Linear) -> None:
+    layer.__class__ = nn.LazyLinear
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        _frozen,
+        nn.utils.parametrizations.weight_norm,
+        nn.utils.spectral_norm,
+        _lazy,
+    ],
+    ids=["frozen", "parametrised", "hooked", "lazy"],
+)
+def test_weights_that_are_not_its_own_stay(make: Any) -> None:
+    """In plans that are edited by hand, too; recycling dormant units draws weights as well."""
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    make(model[0])
+    for plan in (
+        Plan((entry("re-initialise", "0", scheme="he"),)),
+        Plan((entry("recycle-dormant", "1"),)),
+    ):
+        with pytest.raises(PlanError, match="trained and their own"):
+            apply(model, plan)

@@ -108,3 +108,10 @@ def test_units_that_lead_elsewhere_too_are_refused() -> None:
     assert "between two" in refused("recycle-dormant", "GS201", model, profiled(model, 8, 8), "act")
     with pytest.raises(PlanError, match="another away from"):
         apply(model, Plan((entry("recycle-dormant", "act"),)))
+
+
+def test_weights_of_several_layers_are_left_alone() -> None:
+    model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6))
+    model[2].weight = model[0].weight
+    with pytest.raises(PlanError, match="trained and their own"):
+        apply(model, Plan((entry("recycle-dormant", "1"),)))

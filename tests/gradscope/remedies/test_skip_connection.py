@@ -153,3 +153,10 @@ def test_copies_and_pickles_of_a_patched_model_work() -> None:
         for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
             assert torch.equal(again(x), expected)
             assert type(again[0]) is type(model[0])
+
+
+def test_an_activation_with_parameters_is_left_alone() -> None:
+    model = nn.Sequential(nn.Linear(6, 6), nn.PReLU(), nn.Linear(6, 3))
+    assert "write" in refused("skip-connection", "GS101", model, profiled(model, 20, 6))
+    with pytest.raises(PlanError, match="would change their names"):
+        apply(model, Plan((entry("skip-connection", "0"),)))

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from gradscope.errors import PlanError
 from gradscope.patch import Patch, apply
 from gradscope.records import Plan, Prescription
 from gradscope.remedies import Training
@@ -124,10 +125,12 @@ def test_the_norm_is_clipped_before_the_update() -> None:
     assert 1e-3 < norm_of_gradients(model) < 1e3
 
 
-def test_adaptive_clipping_follows_its_formula() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_adaptive_clipping_follows_its_formula(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    weight, bias = nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.randn(3))
-    weight.grad, bias.grad = 5 * torch.randn(3, 4), 1e-4 * torch.randn(3)
+    weight = nn.Parameter(torch.randn(3, 4, dtype=dtype))
+    bias = nn.Parameter(torch.randn(3, dtype=dtype))
+    weight.grad, bias.grad = 5 * torch.randn_like(weight), 1e-4 * torch.randn_like(bias)
     weight.data[1] = 0
     before, kept = weight.grad.clone(), bias.grad.clone()
     clip_adaptively([weight, bias], 0.01)
@@ -241,3 +244,78 @@ def test_a_new_optimizer_knows_what_the_old_one_knew_of_parameters_that_stay() -
     other = SGD(model.parameters())
     carry_over(old, other)
     assert not other.state
+
+
+def test_undoing_takes_clipping_away() -> None:
+    model = perceptron(nn.ReLU, layers=2)
+    patch, optimizer = training(model, entry("gradient-clipping", limit=1e-9))
+    patch.undo()
+    step(model, optimizer)
+    assert norm_of_gradients(model) > 1e-3
+
+
+def test_clipping_and_stages_act_on_what_a_closure_computes() -> None:
+    model = seven_layers()
+    groups = entry("layerwise-training", "2", "3", "4", "5", groups="2 2", steps=1)
+    _, optimizer = training(model, groups, entry("gradient-clipping", limit=1e-3))
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(inputs(20, 32)), torch.arange(20) % 10)
+        loss.backward()
+        return float(loss.detach())
+
+    optimizer.step(closure)
+    assert norm_of_gradients(model) == pytest.approx(1e-3, rel=1e-3)
+    optimizer.step(closure=closure)
+    changed = {n for n, v in model.named_parameters() if not torch.equal(v, before[n])}
+    assert {"2.weight", "4.weight"} <= changed
+    assert model.get_parameter("2.weight").grad is None
+
+
+@pytest.mark.parametrize(
+    "remedy",
+    [
+        entry("warm-up", steps=2),
+        entry("recycle-dormant", "3", steps=2),
+        entry("layerwise-training", "2", "3", "4", "5", groups="2 2", steps=1),
+    ],
+    ids=lambda each: each.remedy,
+)
+def test_a_hook_of_the_user_outlives_theirs(remedy: Prescription) -> None:
+    model = seven_layers()
+    patch, optimizer = training(model, remedy)
+    called: list[int] = []
+    optimizer.register_step_post_hook(lambda *_: called.append(1))
+    for _ in range(4):
+        step(model, optimizer)
+    assert len(called) == 4
+    patch.undo()
+    assert len(optimizer._optimizer_step_post_hooks) == 1
+    assert not optimizer._optimizer_step_pre_hooks
+
+
+def test_what_cannot_be_prepared_leaves_no_hooks() -> None:
+    """The second is prescribed for an activation that the third puts a normalisation before."""
+    model = seven_layers()
+    patch = apply(
+        model,
+        Plan(
+            (
+                entry("layerwise-training", "2", "3", "4", "5", groups="2 2"),
+                entry("recycle-dormant", "3"),
+                entry("norm-insertion", "3", layers="LayerNorm(32)"),
+            )
+        ),
+    )
+    with pytest.raises(PlanError, match="prescribed for '3', a Sequential"):
+        patch.build_optimizer(model.parameters(), SGD)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_data_cannot_pass_by_a_layer_that_changes_shapes() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 3))
+    plan = Plan((entry("layerwise-training", "0", "1", "2", "3", groups="2 2"),))
+    with pytest.raises(PlanError, match="gives back another shape"):
+        apply(model, plan)

@@ -9,10 +9,11 @@ from gradscope.subject import Subject
 
 __all__ = ["Case"]
 
-# What weights, activations, structure or training bring about; not data, loss or wiring.
+# What weights, activations, structure or training bring about; not data, loss, wiring or formulas
+# (scores that are not divided by the root of the width, GS601).
 _CURABLE = {
     *("GS101", "GS102", "GS104", "GS201", "GS202", "GS203", "GS204", "GS206", "GS301", "GS302"),
-    *("GS303", "GS402", "GS501", "GS502", "GS503", "GS601"),
+    *("GS303", "GS402", "GS501", "GS502", "GS503"),
 }
 
 
