@@ -18,8 +18,9 @@ from gradscope.errors import PlanError, UsageError
 from gradscope.patching import Reached, Setting, operators_of
 from gradscope.profile.sharding import bare
 from gradscope.randomness import preserved_randomness
-from gradscope.records import Finding, Findings, Plan, Prescription, Value
+from gradscope.records import Change, Finding, Findings, Plan, Prescription, Value
 from gradscope.remedies import Training, Undo
+from gradscope.remedies.moments import carry_over
 
 __all__ = ["Patch", "apply", "replace_derivative"]
 
@@ -41,11 +42,14 @@ class Patch:
     def __init__(self, model: nn.Module, plan: Plan, undos: Sequence[Undo]) -> None:
         self.model, self.plan = model, plan
         self._undos = list(undos)
+        self._training: list[Undo] = []
 
     def undo(self) -> None:
         """Takes everything back, last change first. A second call does nothing."""
         if self._undos:
             _tell_of_tracing(self.model, "unpatched")
+        self._undos += self._training
+        self._training = []
         _undo(self._undos)
 
     # --- Artificial derivatives ---------------------------------------------------------------
@@ -112,13 +116,21 @@ class Patch:
         return training
 
     def build_optimizer(
-        self, parameters: Iterable[nn.Parameter], original: BuildOptimizer | None = None
+        self,
+        parameters: Iterable[nn.Parameter],
+        original: BuildOptimizer | None = None,
+        previous: Optimizer | None = None,
     ) -> Optimizer:
         """The optimizer that the plan prescribes.
+
+        What the plan changes during training hangs on the optimizer that was built last.
 
         Args:
             parameters: to optimise, after patching: ``model.parameters()``.
             original: makes the optimizer where the plan prescribes none.
+            previous: the optimizer of a training that is to go on. Where the new one is of its
+                kind, its state follows the parameters that stay; those that the plan has drawn
+                anew start without a past.
 
         Raises:
             PlanError: the plan prescribes no optimizer and no original is given.
@@ -129,9 +141,20 @@ class Patch:
 
         training = self.training(Training(original or missing))
         optimizer = training.build_optimizer(parameters)
+        if previous is not None:
+            carry_over(previous, optimizer, self._renewed())
+        _undo(self._training)
         # What it changes during training hangs on hooks from here on; undoing takes them away.
-        self._undos += training.start(bare(self.model), optimizer)[::-1]
+        self._training = training.start(bare(self.model), optimizer)[::-1]
         return optimizer
+
+    def _renewed(self) -> list[nn.Parameter]:
+        """The parameters that the plan has drawn anew."""
+        return [
+            parameter
+            for entry in self.plan.prescriptions
+            for parameter in registry.remedy(entry.remedy).renewed(bare(self.model), entry)
+        ]
 
     def __enter__(self) -> Patch:
         return self
@@ -253,6 +276,8 @@ def _apply_one(model: nn.Module, prescription: Prescription, number: int) -> Und
             f"{', '.join(prescription.changes) or 'nothing'}; it changes "
             f"{', '.join(remedy.changes)}."
         )
+    if not prescription.sites and set(remedy.changes) - {Change.TRAINING}:
+        raise PlanError(f"Prescription {number} ({remedy.name}) names no site to be applied at.")
     repeated = [site for site in prescription.sites if prescription.sites.count(site) > 1]
     if repeated:
         raise PlanError(f"Prescription {number} ({remedy.name}) names {repeated[0]!r} twice.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -244,12 +244,12 @@ def change(name: str, value: Any) -> Callable[[dict[str, Any]], None]:
 WRONG: dict[str, tuple[Plan, Callable[[dict[str, Any]], None], str]] = {
     "unknown remedy": (Plan((HE,)), change("remedy", "magic"), "'magic'"),
     "unknown parameter": (Plan((DERIVATIVE,)), change_parameter("steepness", 2.0), "'steepness'"),
-    "k for one without": (
-        Plan((replace(DERIVATIVE, sites=()),)),
+    "beta for one without": (
+        Plan((DERIVATIVE,)),
         lambda raw: raw["prescriptions"][0].update(
-            parameters={"derivative": "sigmoid-min", "k": 1.0}
+            parameters={"derivative": "relu-logistic", "beta": 1.0}
         ),
-        "'k'",
+        "'beta'",
     ),
     "unknown derivative": (Plan((DERIVATIVE,)), change_parameter("derivative", "x"), "'x'"),
     "no derivative": (Plan((DERIVATIVE,)), change("parameters", {}), "artificial derivative"),
@@ -334,3 +334,49 @@ def test_training_of_a_patch_uses_the_prescribed_optimizer() -> None:
     optimizer = training.build_optimizer(model.parameters())
     assert isinstance(optimizer, torch.optim.Adam)
     assert optimizer.param_groups[0]["lr"] == 0.25
+
+
+def test_a_prescription_without_sites_is_refused() -> None:
+    with pytest.raises(PlanError, match=r"Prescription 1 \(re-initialise\) names no site"):
+        apply(perceptron(nn.ReLU, layers=2), Plan((replace(HE, sites=()),)))
+
+
+def test_a_training_that_goes_on_keeps_what_its_optimizer_knows_of_what_stays() -> None:
+    model = perceptron(nn.ReLU, layers=2, width=16, features=8, classes=3)
+
+    def build(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.Adam(parameters, lr=0.01)
+
+    old = build(model.parameters())
+    model(torch.randn(4, 8)).sum().backward()
+    old.step()
+    patch = apply(model, Plan((replace(HE, sites=("2",)), entry("learning-rate", factor=0.5))))
+    new = patch.build_optimizer(model.parameters(), build, old)
+    assert new.param_groups[0]["lr"] == 0.005
+    drawn = {id(value) for value in model[2].parameters()}
+    for value in model.parameters():
+        if id(value) in drawn:
+            assert value not in new.state
+        else:
+            assert torch.equal(new.state[value]["exp_avg_sq"], old.state[value]["exp_avg_sq"])
+
+
+def test_only_the_optimizer_built_last_is_changed_during_training() -> None:
+    model = perceptron(nn.ReLU, layers=2, width=16, features=8, classes=3)
+    patch = apply(model, Plan((entry("warm-up", steps=10),)))
+
+    def build(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, lr=1.0)
+
+    first, second = (patch.build_optimizer(model.parameters(), build) for _ in range(2))
+
+    def moved(optimizer: torch.optim.Optimizer) -> float:
+        weight = model[0].weight
+        weight.grad, before = torch.ones_like(weight), weight.detach().clone()
+        optimizer.step()
+        return float((before - weight.detach()).mean())
+
+    assert moved(first) == pytest.approx(1.0, rel=1e-3)
+    assert moved(second) == pytest.approx(0.1, rel=1e-3)
+    patch.undo()
+    assert moved(second) == pytest.approx(1.0, rel=1e-3)
