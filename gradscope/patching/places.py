@@ -8,6 +8,7 @@ A name says a module (``layer1.0.act``: all its uses), one use of it in a forwar
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -27,6 +28,8 @@ from gradscope.profile.sharding import bare
 from gradscope.records import WHOLE
 
 __all__ = ["Place", "makes_calls", "operators_of", "places_of"]
+
+_LOG = logging.getLogger("gradscope.patch")
 
 _WILD = "*?["
 
@@ -129,6 +132,8 @@ def places_of(model: nn.Module, site: str, derivative: Derivative, asker: str) -
             and not isinstance(module, torch.jit.ScriptModule)
             and (makes_calls(module) if is_call else _stands_in(derivative, module))
         ]
+        if not is_call:
+            _tell_of_others(model, path, derivative)
         if not modules:
             what = "module that may call functions" if is_call else _native(derivative)
             raise PlanError(f"{asker} is prescribed for {site!r}, which matches no {what}.")
@@ -166,6 +171,24 @@ def _stands_in(derivative: Derivative, module: nn.Module) -> bool:
     torchs = next(each for each in kind.__mro__ if _is_torchs(each))
     replaced = "forward" in vars(module) and not isinstance(module, Wearing)
     return (torchs is native or not _is_torchs(native)) and not replaced
+
+
+def _tell_of_others(model: nn.Module, path: str, derivative: Derivative) -> None:
+    """Names what a pattern matches and the derivative cannot stand in for, though it looks so."""
+    for name, module in model.named_modules():
+        if (
+            derivative.native is not None
+            and isinstance(module, derivative.native)
+            and fnmatchcase(name, path)
+            and not _is_torchs(unworn(module))
+            and not _stands_in(derivative, module)
+        ):
+            _LOG.warning(
+                "%s keeps its own derivative: %s has a forward of its own. If that calls %s, name "
+                "'%s::%s'.",
+                name, unworn(module).__name__, operators_of(derivative)[0], name,
+                operators_of(derivative)[0],
+            )  # fmt: skip
 
 
 def _is_torchs(kind: type[nn.Module]) -> bool:

@@ -150,8 +150,9 @@ class ArtificialDerivative(Differentiating):
     accuracy stays at 10 %. On a live, deep ReLU network it replaces a right gradient by a wrong
     one and can ruin training, unless it is selective. So it is proposed for dead units only, never
     for decay of scale in ReLU networks. The gates of nn.LSTM and nn.GRU and TorchScript cannot be
-    reached, nor can calls in functions (not modules) that activation checkpointing runs again. Nor
-    to a model that differentiates in its forward, as force fields do: its outputs would change.
+    reached, nor can calls in functions (not modules) that activation checkpointing runs again, nor
+    ``torch.relu_(x)`` and ``F.relu_(x)`` in compiled code. Nor to a model that differentiates in its
+    forward, as force fields do: its outputs would change.
 
     ## Fix safety
     Safe: outputs, weights and keys are unchanged; the repaired model's state_dict, loaded

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+import gradscope
 from gradscope.errors import PlanError
 from gradscope.patching import Reached, reach
 from tests.gradscope.patching.test_reach import (
@@ -204,3 +205,15 @@ def test_an_unflattened_program_is_refused(site: str) -> None:
     program = torch.export.export(nn.Sequential(net(Small)), (inputs(),))
     with pytest.raises(PlanError, match="was unflattened"):
         reach(torch.export.unflatten(program), [(site, RELU)])
+
+
+def test_a_pattern_says_what_it_passes_by(caplog: pytest.LogCaptureFixture) -> None:
+    class Doubled(nn.ReLU):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), Doubled(), nn.ReLU6())
+    patch = gradscope.replace_derivative(model, "relu-logistic")
+    assert list(patch.strengths) == ["1"]
+    [said] = caplog.messages
+    assert said.startswith("2 keeps its own derivative: Doubled has a forward of its own.")
