@@ -45,7 +45,11 @@ class Patch:
         self._training: list[Undo] = []
 
     def undo(self) -> None:
-        """Takes everything back, last change first. A second call does nothing."""
+        """Takes everything back, last change first. A second call does nothing.
+
+        What training has changed meanwhile stays as it is, but in what the plan inserted, which
+        goes, and in weights that it drew anew, which get their old values back.
+        """
         if self._undos:
             _tell_of_tracing(self.model, "unpatched")
         self._undos += self._training
