@@ -7,10 +7,12 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from gradscope.errors import PlanError
 from gradscope.records import Change, Finding, Prescription, Profile, Refusal
@@ -86,7 +88,9 @@ class GradientClipping(Remedy):
         default = 1.0 if method == "norm" else _AGC_RATIO
         limit = check_number(self.name, "limit", prescription.parameters.get("limit", default))
 
-        def prepare(_: nn.Module, optimizer: Optimizer, planned: int | None) -> Undo:
+        handles: WeakKeyDictionary[Optimizer, RemovableHandle] = WeakKeyDictionary()
+
+        def clipping(optimizer: Optimizer) -> RemovableHandle:
             def clip() -> None:
                 parameters = [each for group in optimizer.param_groups for each in group["params"]]
                 if method == "norm":
@@ -94,9 +98,21 @@ class GradientClipping(Remedy):
                 else:
                     clip_adaptively(parameters, limit)
 
-            return before_update(optimizer, clip).remove
+            if optimizer not in handles:
+                handles[optimizer] = before_update(optimizer, clip)
+            return handles[optimizer]
 
-        return replace(training, prepare=(*training.prepare, prepare))
+        def build(parameters: Iterable[nn.Parameter]) -> Optimizer:
+            optimizer = training.build_optimizer(parameters)
+            clipping(optimizer)
+            return optimizer
+
+        def prepare(_: nn.Module, optimizer: Optimizer, planned: int | None) -> Undo:
+            # Another optimizer than the one built, where a later prescription swaps it.
+            return clipping(optimizer).remove
+
+        # Built with it, since a profile of a repaired model builds its optimizer and no more.
+        return replace(training, build_optimizer=build, prepare=(*training.prepare, prepare))
 
 
 def clip_adaptively(parameters: Iterable[nn.Parameter], limit: float) -> None:
