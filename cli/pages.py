@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ def print_page(title: str, page: str) -> None:
 
     _print(Text(title, style="bold"))
     _print(Text())
-    _print(Markdown(inspect.cleandoc(page)))
+    _print(Markdown(_quoted(inspect.cleandoc(page))))
 
 
 def print_heading(heading: str) -> None:
@@ -65,7 +66,7 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for index, heading in enumerate(headings):
         table.add_column(heading, no_wrap=index == 0, overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(cell.replace("`", "'")) for cell in row))
     _print(table)
 
 
@@ -83,6 +84,16 @@ def summed_up(entry: Rule[Any] | Remedy) -> str:
 
     package = registry.origin(entry)
     return summary(entry) + ("" if package == registry.OWN else f" ({package})")
+
+
+def _quoted(page: str) -> str:
+    """The page with quotation marks around code, which without colour looks like all other words."""
+    from rich.console import Console
+
+    console = Console()
+    if console.is_terminal and not console.no_color:
+        return page
+    return re.sub(r"(?<![`'])(`{1,2})(?!`)([^`\n]+)\1(?![`'])", r"'\1\2\1'", page)
 
 
 def _print(renderable: RenderableType) -> None:

@@ -9,7 +9,8 @@ from gradscope.remedies.freshness import is_trained
 
 __all__ = ["keeps_function", "pairs", "ranked"]
 
-# What helps most, by what is wrong. Decision 23 says where each order comes from.
+# What helps most, by the kind of fault. Decision 23 says where each order comes from. A remedy in
+# it that does not treat a code is not asked; one that is not in it comes last.
 _NO_INFORMATION = (
     "norm-insertion", "skip-connection", "re-initialise", "activation-swap", "optimizer-swap",
     "layerwise-training",

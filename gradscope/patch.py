@@ -48,7 +48,7 @@ class Patch:
         """Takes everything back, last change first. A second call does nothing.
 
         What training has changed meanwhile stays as it is, but in what the plan inserted, which
-        goes, and in weights that it drew anew, which get their old values back.
+        goes, and in layers whose weights it drew anew or recycled: they get their old values back.
         """
         if self._undos:
             _tell_of_tracing(self.model, "unpatched")
@@ -124,6 +124,7 @@ class Patch:
         parameters: Iterable[nn.Parameter],
         original: BuildOptimizer | None = None,
         previous: Optimizer | None = None,
+        steps: int | None = None,
     ) -> Optimizer:
         """The optimizer that the plan prescribes.
 
@@ -135,6 +136,8 @@ class Patch:
             previous: the optimizer of a training that is to go on. Where the new one is of its
                 kind, its state follows the parameters that stay; those that the plan has drawn
                 anew start without a past.
+            steps: how many steps the training will take, where that is known; warm-up, stages and
+                recycling then fit into it, as they do in the trials of a repair.
 
         Raises:
             PlanError: the plan prescribes no optimizer and no original is given.
@@ -149,7 +152,7 @@ class Patch:
             carry_over(previous, optimizer, self._renewed())
         _undo(self._training)
         # What it changes during training hangs on hooks from here on; undoing takes them away.
-        self._training = training.start(bare(self.model), optimizer)[::-1]
+        self._training = training.start(bare(self.model), optimizer, steps)[::-1]
         return optimizer
 
     def _renewed(self) -> list[nn.Parameter]:

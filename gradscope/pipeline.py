@@ -169,7 +169,7 @@ def repair(
             seed=seed,
             settings=settings,
             progress=progress,
-            complete=not only or "learning-rate" in only,
+            may_add_rate=not only or "learning-rate" in only,
         )
         return Repair(_report(examination, verified.plan, verified.verdict), verified.model)
 

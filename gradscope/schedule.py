@@ -1,7 +1,8 @@
 """Schedules of artificial derivatives during training: annealing, and the paper's conversion rule.
 
-Both start with the artificial derivative and hand over to the true one. Armed the other way they
-would never fire on a run that is stuck: its loss lies on a plateau, and does not get worse.
+Both start with the artificial derivative; annealing hands over to the true one for good, the rule
+changes over whenever it fires. Armed the other way it would never fire on a run that is stuck: its
+loss lies on a plateau, and does not get worse.
 """
 
 from __future__ import annotations

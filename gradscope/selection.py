@@ -16,12 +16,12 @@ from dataclasses import dataclass, field, replace
 from gradscope import registry
 from gradscope.config import Settings
 from gradscope.errors import GradscopeError
-from gradscope.records import DO_NOTHING, Findings, Plan, Prescription, Trial
+from gradscope.records import DO_NOTHING, Findings, Trial
 from gradscope.remaining import profile_again, remaining
 from gradscope.subject import Subject
-from gradscope.trial import Arm, Running
+from gradscope.trial import Arm, Running, arm_name
 
-__all__ = ["SELECTION_SEEDS", "Selected", "arm_name", "other_rate", "select", "trial_of"]
+__all__ = ["SELECTION_SEEDS", "Selected", "select"]
 
 SELECTION_SEEDS = 2
 
@@ -51,28 +51,6 @@ class Selected:
     trials: tuple[Trial, ...]
 
 
-def other_rate(factor: float) -> Arm:
-    """Doing nothing, with another learning rate."""
-    entry = registry.remedy("learning-rate")
-    reason = "the best of the other learning rates tried"
-    rate = Prescription(entry.name, entry.changes, (), {"factor": factor}, "", reason)
-    return Arm(f"{DO_NOTHING}, learning rate x{factor:g}", Plan((rate,)))
-
-
-def arm_name(prescriptions: Sequence[Prescription]) -> str:
-    """Short: remedies with their parameters."""
-    return " + ".join(map(_name, prescriptions))
-
-
-def trial_of(run: Running, *, matched: bool) -> Trial:
-    """The record of a run; where its model cannot even be evaluated, that of a failed one."""
-    try:
-        return run.trial(matched=matched)
-    except GradscopeError:
-        run.diverged = True
-        return run.trial(matched=matched)
-
-
 def select(
     subject: Subject,
     findings: Findings,
@@ -83,7 +61,7 @@ def select(
     seed: int,
     start: float,
     sign: float,
-    complete: bool = False,
+    may_add_rate: bool = False,
     settings: Settings | None = None,
     progress: Callable[[str, float], None] = lambda what, share: None,
 ) -> Selected:
@@ -97,7 +75,7 @@ def select(
         seed: of profiles; the ones after it are those of the trials.
         start: the metric before training; what ends below it, doing nothing too, gains nothing.
         sign: 1 where a larger metric is better, else -1.
-        complete: whether another learning rate may become part of the winner, or be it.
+        may_add_rate: whether another learning rate may become part of the winner, or be it.
         settings: those that the findings were made under.
         progress: is told what is tried and which share of it is done.
     """
@@ -121,7 +99,7 @@ def select(
         trials.train(nothing, steps)
         nought = max(trials.score(nothing), sign * start if math.isfinite(start) else -math.inf)
         winner = _best(left, trials.score, max(nought, trials.score(rate)), trials.clean)
-        if complete:
+        if may_add_rate:
             progress(f"trying {winner.name} with other learning rates", 1.0)
             winner = _completed(trials, winner, left, rate, nought)
     taken = "" if winner is None else arm_name(winner.plan.prescriptions)
@@ -237,8 +215,3 @@ class _Trials:
         # sorted() is stable: among equals the better guess stays.
         ranked = sorted(arms, key=self.score, reverse=True)
         return ranked[: max(1, (len(arms) + 1) // 2)]
-
-
-def _name(entry: Prescription) -> str:
-    values = ", ".join(map(str, entry.parameters.values()))
-    return f"{entry.remedy} ({values})" if values else entry.remedy

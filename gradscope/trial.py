@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradscope import registry
 from gradscope.batches import Batch, tensors_in
 from gradscope.checked import backward, checked_step, make_optimizer, one_line, update
 from gradscope.errors import GradscopeError, ModelError
@@ -18,11 +19,11 @@ from gradscope.patch import apply
 from gradscope.profile.preserve import same_bits
 from gradscope.profile.sharding import bare
 from gradscope.randomness import RandomStream, preserved_randomness
-from gradscope.records import Plan, Trial
+from gradscope.records import DO_NOTHING, Plan, Prescription, Trial
 from gradscope.remedies import Training
 from gradscope.subject import Subject
 
-__all__ = ["Arm", "Running", "same_batches", "training_of"]
+__all__ = ["Arm", "Running", "arm_name", "other_rate", "same_batches", "training_of", "trial_of"]
 
 _CURVE_POINTS = 40
 _COMPARED_BATCHES = 2
@@ -44,6 +45,19 @@ def training_of(subject: Subject) -> Training:
         subject.build_optimizer
         or (lambda parameters: torch.optim.SGD(parameters, lr=0.01, momentum=0.9))
     )
+
+
+def other_rate(factor: float) -> Arm:
+    """Doing nothing, with another learning rate."""
+    entry = registry.remedy("learning-rate")
+    reason = "the best of the other learning rates tried"
+    rate = Prescription(entry.name, entry.changes, (), {"factor": factor}, "", reason)
+    return Arm(f"{DO_NOTHING}, learning rate x{factor:g}", Plan((rate,)))
+
+
+def arm_name(prescriptions: Sequence[Prescription]) -> str:
+    """Short: remedies with their parameters."""
+    return " + ".join(map(_name, prescriptions))
 
 
 class Running:
@@ -157,3 +171,17 @@ def _shuffled(data: Iterable[Any], stream: RandomStream) -> Iterable[Any]:
     with stream.resumed():
         order = torch.randperm(len(data)).tolist()
     return (data[index] for index in order)
+
+
+def trial_of(run: Running, *, matched: bool) -> Trial:
+    """The record of a run; where its model cannot even be evaluated, that of a failed one."""
+    try:
+        return run.trial(matched=matched)
+    except GradscopeError:
+        run.diverged = True
+        return run.trial(matched=matched)
+
+
+def _name(entry: Prescription) -> str:
+    values = ", ".join(map(str, entry.parameters.values()))
+    return f"{entry.remedy} ({values})" if values else entry.remedy

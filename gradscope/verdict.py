@@ -79,8 +79,8 @@ def judge(
         arm: _values([trial for trial in matched if trial.arm == arm], starts, sign)
         for arm in dict.fromkeys(trial.arm for trial in matched)
     }
-    # Not the metrics: those of stuck runs may well be equal. Not one arm's alone: where all its runs
-    # diverge at once, their curves are.
+    # Not the metrics: those of stuck runs may well be equal. Not one arm's alone: if all its runs
+    # diverge at once, their curves are equal.
     curves = {tuple(trial.curve for trial in matched if trial.seed == each) for each in seeds}
     comparison = compare(values[DO_NOTHING], values[winner.name])
     against_rate = compare(values[rate.name], values[winner.name])

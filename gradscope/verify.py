@@ -8,6 +8,7 @@ so that no seed that chose the winner also judges it.
 from __future__ import annotations
 
 import math
+import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -29,10 +30,10 @@ from gradscope.records import (
     Trial,
     Verdict,
 )
-from gradscope.selection import SELECTION_SEEDS, arm_name, other_rate, select, trial_of
+from gradscope.selection import SELECTION_SEEDS, select
 from gradscope.subject import Subject
 from gradscope.threads import fastest_threads
-from gradscope.trial import Arm, Running, same_batches
+from gradscope.trial import Arm, Running, arm_name, other_rate, same_batches, trial_of
 from gradscope.verdict import REPROFILED_SEEDS, judge
 
 __all__ = ["DEFAULT_BUDGET", "FEWEST_SEEDS", "Progress", "Verified", "check_options", "verify"]
@@ -54,6 +55,9 @@ _TIMED_BLOCK = 5
 _TIMED_SHARE = 0.02
 # Selection may take this share of the budget; candidates that do not fit in are not tried.
 _SELECTION_SHARE = 0.4
+# Of all steps of all arms, halving takes 1/4 in its first stage, 1/8 and 1/8 in the others. Doing
+# nothing and two arms with another learning rate come on top, and four arms are matched.
+_HALVING, _ON_TOP, _MATCHED = 0.5, 3, 4
 _LEARNING_RATES = (3.0, 0.3, 10.0)
 
 Progress = Callable[[str, float], None]
@@ -83,7 +87,7 @@ def verify(
     seed: int = 0,
     settings: Settings | None = None,
     progress: Progress | None = None,
-    complete: bool = False,
+    may_add_rate: bool = False,
 ) -> Verified:
     """Tries a plan and its alternatives against doing nothing.
 
@@ -96,7 +100,7 @@ def verify(
         seed: the first seed; selection and comparison use others than this one.
         settings: those that the findings were made under.
         progress: is told how far it is.
-        complete: whether a plan may be completed, or replaced, by another learning rate.
+        may_add_rate: whether another learning rate may become part of the plan, or take its place.
 
     Returns:
         The verdict, the winning plan, and the repaired model.
@@ -116,7 +120,7 @@ def verify(
         )
         return Verified(Verdict(Status.UNVERIFIED, reason), plan, None)
     verification = _Verification(subject, plan, findings, budget, seeds, seed, settings, progress)
-    return verification.run(complete)
+    return verification.run(may_add_rate)
 
 
 def check_options(budget: float, seeds: int | None) -> None:
@@ -161,7 +165,7 @@ class _Verification:
         self._evaluation = time.monotonic() - start
         self._sign = 1.0 if higher_is_better(subject, self._metric) else -1.0
 
-    def run(self, complete: bool) -> Verified:
+    def run(self, may_add_rate: bool) -> Verified:
         choices = (self._plan.prescriptions, *self._plan.alternatives)
         names = _names(choices)
         candidates = [
@@ -181,7 +185,7 @@ class _Verification:
                 seed=self._seed,
                 start=self._start,
                 sign=self._sign,
-                complete=complete,
+                may_add_rate=may_add_rate,
                 settings=self._settings,
                 progress=self._progress,
             )
@@ -193,7 +197,7 @@ class _Verification:
                 return self._nothing_ran(choices)
             arms = [Arm(DO_NOTHING), winner, selected.rate]
             if others:
-                arms.append(others[self._seed % len(others)])
+                arms.append(random.Random(self._seed).choice(others))
             repaired = self._match(arms, winner, steps)
         verdict = judge(
             self._subject,
@@ -251,12 +255,12 @@ class _Verification:
         """Steps of a full trial, given what one takes with nothing changed."""
         # Remedies add work to a step; how much is not known yet.
         seconds *= 1.3
-        selection = SELECTION_SEEDS * (0.375 * arms + 3)
+        selection = SELECTION_SEEDS * (_HALVING * arms + _ON_TOP)
 
         def affordable(seeds: int) -> int:
             evaluations = self._evaluation * (3 * SELECTION_SEEDS * arms + 5 * seeds)
             training = max(0.0, 0.9 * self._budget - evaluations)
-            return int(training / seconds / (selection + 4 * seeds))
+            return int(training / seconds / (selection + _MATCHED * seeds))
 
         if self._seeds is not None:
             steps = affordable(self._seeds)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import nn
 
+from gradscope.derivatives.isigmoid import Isigmoid
 from gradscope.errors import PlanError
 from gradscope.profile.operators import is_activation
 from gradscope.records import Change, Finding, Prescription, Profile, Refusal
@@ -24,17 +24,6 @@ from gradscope.remedies import (
 __all__ = ["ActivationSwap"]
 
 
-def _isigmoid() -> nn.Module:
-    """The paper's improved logistic sigmoid, equations 5 and 6."""
-    try:
-        # Late: it stands among the derivatives, which are no part of this.
-        module: Any = importlib.import_module("gradscope.derivatives.isigmoid")
-    except ModuleNotFoundError as error:
-        raise PlanError("activation-swap has no isigmoid in this installation.") from error
-    made: nn.Module = module.Isigmoid()
-    return made
-
-
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "leaky-relu": nn.LeakyReLU,
@@ -43,7 +32,7 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
     "silu": nn.SiLU,
     "elu": nn.ELU,
-    "isigmoid": _isigmoid,
+    "isigmoid": Isigmoid,
 }
 
 _REASONS = {
@@ -102,7 +91,7 @@ class ActivationSwap(Remedy):
             return [*refused] or [self.refusal(reason)]
         present = {type(model.get_submodule(site)) for site in sites}
         choices = ["leaky-relu", "gelu"] if dying else ["relu", "tanh"]
-        if present == {nn.Sigmoid} and _has_isigmoid():
+        if present == {nn.Sigmoid}:
             choices.append("isigmoid")
         prescribed = [
             self.prescription(finding, _REASONS[choice], sites, activation=choice)
@@ -136,11 +125,3 @@ class ActivationSwap(Remedy):
                 setattr(parent, name, original)
 
         return undo
-
-
-def _has_isigmoid() -> bool:
-    try:
-        _isigmoid()
-    except PlanError:
-        return False
-    return True

@@ -151,8 +151,8 @@ class ArtificialDerivative(Differentiating):
     one and can ruin training, unless it is selective. So it is proposed for dead units only, never
     for decay of scale in ReLU networks. The gates of nn.LSTM and nn.GRU and TorchScript cannot be
     reached, nor can calls in functions (not modules) that activation checkpointing runs again, nor
-    ``torch.relu_(x)`` and ``F.relu_(x)`` in compiled code. Nor to a model that differentiates in its
-    forward, as force fields do: its outputs would change.
+    ``torch.relu_(x)`` and ``F.relu_(x)`` in compiled code. Do not apply it to a model that
+    differentiates in its forward, as force fields do: its outputs would change.
 
     ## Fix safety
     Safe: outputs, weights and keys are unchanged; the repaired model's state_dict, loaded

@@ -10,9 +10,9 @@ import gradscope
 from gradscope import selection
 from gradscope.records import DO_NOTHING, Findings, Plan, Prescription
 from gradscope.rules.subjects import perceptron, random_subject
-from gradscope.selection import Selected, arm_name, other_rate, select
+from gradscope.selection import Selected, select
 from gradscope.subject import Subject
-from gradscope.trial import Arm
+from gradscope.trial import Arm, arm_name, other_rate
 from tests.gradscope.remedies.setting import entry, profiled
 
 HE = entry("re-initialise", "0", scheme="he")
@@ -29,18 +29,18 @@ def hasty() -> Subject:
     )
 
 
-def selected(*plans: tuple[Prescription, ...], complete: bool) -> Selected:
+def selected(*plans: tuple[Prescription, ...], may_add_rate: bool) -> Selected:
     subject = hasty()
     findings = Findings(profiled(subject.build_model(), 64, 32), ())
     arms = [Arm(arm_name(plan), Plan(plan)) for plan in plans]
     rates = [other_rate(3.0), other_rate(10.0)]
     return select(
-        subject, findings, arms, rates, 60, seed=0, start=1.1, sign=-1.0, complete=complete
+        subject, findings, arms, rates, 60, seed=0, start=1.1, sign=-1.0, may_add_rate=may_add_rate
     )
 
 
 def test_another_learning_rate_that_does_the_same_becomes_the_repair() -> None:
-    found = selected((HE,), complete=True)
+    found = selected((HE,), may_add_rate=True)
     assert found.winner is not None
     *_, rate = found.winner.plan.prescriptions
     assert (rate.remedy, rate.parameters, rate.finding) == (
@@ -58,7 +58,7 @@ def test_another_learning_rate_that_does_the_same_becomes_the_repair() -> None:
 
 
 def test_a_plan_that_is_to_be_proved_is_left_as_it_is() -> None:
-    found = selected((HE,), complete=False)
+    found = selected((HE,), may_add_rate=False)
     assert found.winner is not None
     assert found.winner.plan.prescriptions == (HE,)
     assert found.rate.name == f"{DO_NOTHING}, learning rate x10"
@@ -66,14 +66,14 @@ def test_a_plan_that_is_to_be_proved_is_left_as_it_is() -> None:
 
 def test_what_sets_a_learning_rate_itself_is_not_given_another() -> None:
     rate = entry("learning-rate", factor=30.0)
-    found = selected((rate,), complete=True)
+    found = selected((rate,), may_add_rate=True)
     assert found.winner is not None
     assert found.winner.plan.prescriptions == (rate,)
 
 
 def test_what_cannot_be_run_is_refused_and_the_rest_goes_on() -> None:
     impossible = entry("re-initialise", "1", scheme="he")
-    found = selected((impossible,), (HE,), complete=False)
+    found = selected((impossible,), (HE,), may_add_rate=False)
     assert found.winner is not None
     assert found.winner.plan.prescriptions == (HE,)
     assert found.others == ()

@@ -15,9 +15,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from gradscope.errors import GradscopeError, ModelError
 from gradscope.metric import evaluate, higher_is_better
 from gradscope.records import Change, Plan, Prescription
-from gradscope.selection import other_rate
 from gradscope.subject import Subject, step_from_loss
-from gradscope.trial import Arm, Running, training_of
+from gradscope.trial import Arm, Running, other_rate, training_of
 
 SWAP = Plan(
     (Prescription("activation-swap", (Change.FORWARD,), ("1",), {"activation": "tanh"}, "", ""),)

@@ -46,9 +46,11 @@ class Repaired:
         repair: remedies that won the trials.
         before, after: the metric, mean over the matched seeds.
         random: status of a remedy picked at random; None where none could be tried.
-        goes_away: whether the findings are gone after training on, with nothing done.
+        goes_away: whether the findings are gone after training on, with nothing done; None where
+            nothing was tried.
         rate_helps: whether the best other learning rate alone beats doing nothing on the matched
             seeds; None where it was not tried.
+        failed: whether fix raised an error.
         note: the verdict's reason.
     """
 
@@ -60,8 +62,9 @@ class Repaired:
     after: float
     note: str
     random: Status | None = None
-    goes_away: bool = False
+    goes_away: bool | None = None
     rate_helps: bool | None = None
+    failed: bool = False
 
 
 def repair_case(case: Case, *, budget: float, seed: int = 0) -> Repaired:
@@ -135,7 +138,7 @@ def _repair_named(name: str, budget: float) -> Repaired:
     except Exception as error:
         case = cases()[name]
         note = f"{type(error).__name__}: {error}"
-        return Repaired(name, case.cause or "", None, "", math.nan, math.nan, note)
+        return Repaired(name, case.cause or "", None, "", math.nan, math.nan, note, failed=True)
 
 
 def chosen(half: str, only: str) -> list[str]:
@@ -148,7 +151,7 @@ def chosen(half: str, only: str) -> list[str]:
 
 
 def _line(each: Repaired) -> str:
-    status = each.status.value if each.status else "nothing tried"
+    status = "error" if each.failed else each.status.value if each.status else "nothing tried"
     said = f"{each.cause} {each.name:40} {status:14} {each.before:9.3g} -> {each.after:9.3g} "
     return said + (each.repair if each.status is Status.FIXED else f"{each.repair}: {each.note}")
 
@@ -161,8 +164,10 @@ def print_table(results: Sequence[Repaired]) -> None:
     for status, count in statuses.most_common():
         print(f"{status:24} {count / len(results):6.1%}")
     print("\nbeside it")
-    gone = sum(each.goes_away for each in results) / len(results)
-    print(f"{'do nothing':24} {gone:6.1%} the findings are gone after training on")
+    gone = [each.goes_away for each in results if each.goes_away is not None]
+    if gone:
+        share = sum(gone) / len(gone)
+        print(f"{'do nothing':24} {share:6.1%} the findings are gone after training on")
     tried = [each.random for each in results if each.random is not None]
     if tried:
         fixed = tried.count(Status.FIXED) / len(tried)
@@ -173,7 +178,7 @@ def print_table(results: Sequence[Repaired]) -> None:
         print(f"{'learning rate alone':24} {share:6.1%} better than doing nothing, of {len(rates)}")
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--half", choices=HALVES, default="held-out")
     parser.add_argument("--only", default="*", metavar="NAME-GLOB")
@@ -192,7 +197,8 @@ def main() -> None:
             print(done, _line(results[-1]), flush=True)
     print()
     print_table(results)
+    return 1 if any(each.failed for each in results) else 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
