@@ -30,6 +30,9 @@ __all__ = ["ArtificialDerivative", "Differentiating"]
 
 _BOUNDED = (nn.Sigmoid, nn.Tanh, nn.Hardsigmoid, nn.Hardtanh, nn.Softsign)
 
+# Of two derivatives of one activation, the other is a remedy of its own.
+_OF_OTHER_REMEDIES = frozenset({"sigmoid-beta", "relu-leaky"})
+
 STRENGTH = "share of the artificial derivative, 0 to 1; the true one has the rest; 1 by default"
 
 UNIT_AXIS = (
@@ -142,6 +145,7 @@ class ArtificialDerivative(Differentiating):
     ## When it applies
     ReLU: units are dead. With the artificial derivative they get a gradient again. Where other
     units live, it is proposed selective first.
+
     Bounded activations: the gradient decays over depth while the forward still carries information.
 
     ## When it must not be applied
@@ -191,8 +195,7 @@ class ArtificialDerivative(Differentiating):
         refused: list[Refusal] = self.fused(found, model)
         dying = finding.code == "GS201"
         for name, kind in derivatives().items():
-            # Of two derivatives of one activation, the other is a remedy of its own.
-            if kind.native is None or name == "sigmoid-beta":
+            if kind.native is None or name in _OF_OTHER_REMEDIES:
                 continue
             if not (has_dead_zone(kind.native) if dying else kind.native in _BOUNDED):
                 continue

@@ -44,15 +44,16 @@ class LayerwiseTraining(Remedy):
     """Train a few layers at a time, from the input on, each new group first by itself.
 
     ## What it does
-    Hidden layers are taken in groups of two. Training starts with the first group alone: data pass
-    by all the others. Then the second is put in, and trained while the first is fixed; then both
+    Hidden layers are taken in groups of two. Training starts with the first group alone: data go
+    around all others. Then the second is put in, and trained while the first is fixed; then both
     are trained; then the third while the first two are fixed; and so on, until all are trained. For
     seven hidden layers these are the seven stages of the slides. What lies before and behind the
-    groups (the output layer) is trained at all times. Each stage but the last takes ``steps``
-    steps; of a training that is known to be short they take 60 % together.
+    groups (the output layer) is trained at all times. ``steps`` is the length of each stage but the
+    last; of a training that is known to be short they take 60 % together.
 
-    A group that is passed by runs and what it computes is dropped, so that a stage takes as long as
-    a whole step. A model that is evaluated before the last stage is the shallower one.
+    A group that data go around still runs, and its output is dropped, so that a step of any stage
+    takes as long as one of the last. A model that is evaluated before the last stage is the
+    shallower one.
 
     ## When it applies
     The gradient vanishes over the depth of a plain chain of modules: none of the stages has to send

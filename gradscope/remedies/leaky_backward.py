@@ -2,61 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gradscope.derivatives import Derivative
-from gradscope.derivatives.modules import ArtificialModule
-from gradscope.derivatives.selective import Selective
+from gradscope.derivatives.relu_leaky import ReLULeaky
 from gradscope.errors import PlanError
 from gradscope.records import Finding, Prescription, Profile, Refusal
 from gradscope.remedies import sites_found
 from gradscope.remedies.artificial_derivative import STRENGTH, UNIT_AXIS, Differentiating
 
 __all__ = ["LeakyBackward"]
-
-
-class LeakyReLUBackward(ArtificialModule, nn.ReLU):
-    """``nn.ReLU`` with the backward of a leaky ReLU."""
-
-
-@dataclass(frozen=True)
-class ReLULeaky(Selective):
-    """1 where x > 0, else the slope, in the backward of ReLU.
-
-    Attributes:
-        slope: what passes where x <= 0 (dimensionless), at most 1.
-    """
-
-    name = "relu-leaky"
-    formula = "1 where x > 0, else slope"
-    source = "freegrad: forward ReLU, backward LeakyReLU"
-    native = nn.ReLU
-    module = LeakyReLUBackward
-    operators = ("relu", "relu_")
-
-    slope: float = 0.01
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require_positive("slope", at_most=1)
-
-    def operator(self, x: Tensor, inplace: bool = False, **arguments: Any) -> Tensor:
-        return torch.relu_(x) if inplace else torch.relu(x)
-
-    def true(self, gradient: Tensor, x: Tensor, y: Tensor | None, **arguments: Any) -> Tensor:
-        result: Tensor = torch.ops.aten.threshold_backward(gradient, x, 0)
-        return result
-
-    def artificial(self, gradient: Tensor, x: Tensor, y: Tensor | None, **arguments: Any) -> Tensor:
-        result: Tensor = torch.ops.aten.leaky_relu_backward(gradient, x, self.slope, False)
-        return result
-
-    def idle(self, x: Tensor, y: Tensor | None, **arguments: Any) -> Tensor:
-        return self.largest(x) <= 0
 
 
 class LeakyBackward(Differentiating):

@@ -35,7 +35,7 @@ class LearningRate(Remedy):
     else they are a tenth and a thirtieth.
 
     ## When it must not be applied
-    Against a gradient that vanishes over depth: layers that learn already would be torn apart long
+    Against a gradient that vanishes over depth: layers that learn already would diverge long
     before the others move.
 
     ## Fix safety

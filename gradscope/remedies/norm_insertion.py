@@ -43,9 +43,9 @@ class NormInsertion(Remedy):
     Each activation module becomes a small sequence: the normalisation, then the activation. All
     other names and state_dict keys stay. BatchNorm standardises each unit over the batch;
     LayerNorm, GroupNorm and RMSNorm each sample over its units, groups of channels, or by its RMS;
-    CustomNorm is the slides': each unit over the batch, without parameters. It is never proposed,
-    since in ``eval()`` too what it makes of a sample depends on the samples beside it, which a test
-    on large batches does not show; write ``CustomNorm(1)``, with the dimension of the units, into
+    CustomNorm is the slides': each unit over the batch, without parameters. CustomNorm is never
+    proposed, since in ``eval()`` too what it makes of a sample depends on the samples beside it,
+    which a test on large batches does not show; write ``CustomNorm(1)``, with the dimension of the units, into
     a plan.
 
     Before trained weights the layer starts as the identity (``start`` is ``identity``): on the

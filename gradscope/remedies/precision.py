@@ -81,17 +81,18 @@ class Precision(Remedy):
     """Compute in a number format with more range: bfloat16 all over, or float32 where it overflows.
 
     ## What it does
-    ``float32``: the modules prescribed compute in float32, an island in float16, from which
-    autocast goes on. Weights and buffers that they store in float16 or bfloat16 are stored in
+    ``float32``: the modules prescribed compute in float32; around them autocast goes on. Weights
+    and buffers that they store in float16 or bfloat16 are stored in
     float32 while the patch is on, so that the optimizer updates them in float32 as well: in
     float16 the squared gradients of Adam and its eps are rounded to zero. They stay the same
     Parameter objects, and a gradient that they carry is converted with them. Undoing gives them
     back in the type that they had: the same bits where nothing changed them, and trained values
     rounded. Each module gives its output back in the type of its input; where all weights in short
     types are in modules prescribed, only the model as a whole does.
+
     ``bfloat16``: the whole model runs under autocast to bfloat16, which has the range of float32
-    and fewer digits; weights stay as they are stored.
-    Names and state_dict keys stay; classes change to subclasses.
+    and fewer digits; weights stay as they are stored. Names and state_dict keys stay; classes
+    change to subclasses.
 
     ## When it applies
     Something is computed in float16, and outputs or gradients leave its range: too large (infinite)

@@ -45,8 +45,8 @@ class RecycleDormant(Remedy):
     """Give dormant units new incoming weights, and outgoing ones of zero: ReDo.
 
     ## What it does
-    For ``steps`` steps of training, takes the mean magnitude of each unit's output. Units at or
-    below ``threshold`` times the mean over the units of their layer are dormant (dead ones among
+    Over the first steps of training (``steps`` of them), takes the mean magnitude of each unit's
+    output. Units at or below ``threshold`` times the mean over the units of their layer are dormant (dead ones among
     them). These get fresh incoming weights, as the layer draws them, a bias of zero, and outgoing
     weights of zero; and what the optimizer remembers of all these is forgotten. What a dead unit
     gave to the next layer was nothing, and is nothing after it: the function stays, and the unit
@@ -74,8 +74,9 @@ class RecycleDormant(Remedy):
     changes = (Change.PARAMETERS, Change.TRAINING)
     treats = ("GS201", "GS203")
     parameters: ClassVar[dict[str, str]] = {
-        "threshold": f"of the layer's mean magnitude (default {_THRESHOLD:g})",
-        "steps": f"how many steps are looked at before (default {_STEPS})",
+        "threshold": "share of its layer's mean magnitude at or below which a unit is dormant "
+        f"(default {_THRESHOLD:g})",
+        "steps": f"training steps observed before recycling (default {_STEPS})",
     }
 
     def propose(

@@ -34,10 +34,10 @@ class SkipConnection(Remedy):
     ## What it does
     F is a layer with its activation whose output has the shape of its input. The layer stays where
     it is, with its name and state_dict keys, and computes H; the place of the activation is taken
-    by the identity. The gradient gets a way on which nothing multiplies it: dL/dx holds dL/dH as it
-    is.
+    by the identity. The gradient gets a way on which nothing multiplies it: dL/dx is dL/dH plus
+    what comes through F.
 
-    With ``gate`` at ``zero`` it is H(x) = F(x) + g x with one parameter g for each layer that
+    Where ``gate`` is ``zero``, it is H(x) = F(x) + g x with one parameter g for each layer that
     starts at 0: the function is what it was, and training opens the way. That is for trained
     weights.
 
@@ -52,7 +52,7 @@ class SkipConnection(Remedy):
     and activation.
 
     ## Fix safety
-    Unsafe: the function changes, with a gate from the first step on.
+    Unsafe: the function changes at once; where ``gate`` is ``zero``, from the first step on.
 
     ## References
     The slides (Skip Connection); He, Zhang, Ren, Sun 2016 (ResNet); Bachlechner et al. 2021

@@ -150,16 +150,21 @@ def chosen(half: str, only: str) -> list[str]:
     ]
 
 
+def _status(each: Repaired) -> str:
+    if each.failed:
+        return "error"
+    return each.status.value if each.status else "nothing tried"
+
+
 def _line(each: Repaired) -> str:
-    status = "error" if each.failed else each.status.value if each.status else "nothing tried"
-    said = f"{each.cause} {each.name:40} {status:14} {each.before:9.3g} -> {each.after:9.3g} "
+    said = f"{each.cause} {each.name:40} {_status(each):14} {each.before:9.3g} -> {each.after:9.3g} "
     return said + (each.repair if each.status is Status.FIXED else f"{each.repair}: {each.note}")
 
 
 def print_table(results: Sequence[Repaired]) -> None:
     for each in results:
         print(_line(each))
-    statuses = Counter(each.status.value if each.status else "nothing tried" for each in results)
+    statuses = Counter(map(_status, results))
     print(f"\n{len(results)} subjects")
     for status, count in statuses.most_common():
         print(f"{status:24} {count / len(results):6.1%}")
