@@ -45,8 +45,8 @@ class NormInsertion(Remedy):
     LayerNorm, GroupNorm and RMSNorm each sample over its units, groups of channels, or by its RMS;
     CustomNorm is the slides': each unit over the batch, without parameters. CustomNorm is never
     proposed, since in ``eval()`` too what it makes of a sample depends on the samples beside it,
-    which a test on large batches does not show; write ``CustomNorm(1)``, with the dimension of the units, into
-    a plan.
+    which a test on large batches does not show; write ``CustomNorm(1)``, with the dimension of the
+    units, into a plan.
 
     Before trained weights the layer starts as the identity (``start`` is ``identity``): on the
     first batch that the model sees, gamma is set to the standard deviation and beta to the mean of

@@ -46,11 +46,11 @@ class RecycleDormant(Remedy):
 
     ## What it does
     Over the first steps of training (``steps`` of them), takes the mean magnitude of each unit's
-    output. Units at or below ``threshold`` times the mean over the units of their layer are dormant (dead ones among
-    them). These get fresh incoming weights, as the layer draws them, a bias of zero, and outgoing
-    weights of zero; and what the optimizer remembers of all these is forgotten. What a dead unit
-    gave to the next layer was nothing, and is nothing after it: the function stays, and the unit
-    can learn again.
+    output. Units at or below ``threshold`` times the mean over the units of their layer are dormant
+    (dead ones among them). These get fresh incoming weights, as the layer draws them, a bias of
+    zero, and outgoing weights of zero; and what the optimizer remembers of all these is forgotten.
+    What a dead unit gave to the next layer was nothing, and is nothing after it: the function
+    stays, and the unit can learn again.
 
     ## When it applies
     An activation module between two linear layers or two convolutions of one group has dead or
