@@ -107,6 +107,7 @@ ROWS = (
     Row("Xavier x 4", act("re-initialise", scheme="xavier", gain=4.0)),
     Row("LSUV", act("re-initialise", scheme="lsuv")),
     Row("tanh", act("activation-swap", activation="tanh")),
+    Row("Isigmoid", act("activation-swap", activation="isigmoid")),
     Row("LayerNorm", act("norm-insertion", layers=f"LayerNorm({WIDTH})")),
     Row("AD sigmoid + Xavier x 4", AD_SIGMOID + act("re-initialise", scheme="xavier", gain=4.0)),
     Row("AD sigmoid + BatchNorm", AD_SIGMOID + BATCH_NORM),

@@ -66,3 +66,17 @@ def test_a_row_that_is_not_there_is_refused() -> None:
     )
     assert ran.returncode == 2
     assert "no row is called 'nonsense'" in ran.stderr
+
+
+def test_the_readme_shows_the_run_that_is_kept() -> None:
+    root = Path(__file__).parents[2]
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    run = json.loads((root / "docs/experiments/slides-fashion-mnist.json").read_text())
+    assert (run["settings"]["epochs"], run["settings"]["seeds"]) == (14, 5)
+    by_row: dict[str, list[float]] = {}
+    for each in run["results"]:
+        by_row.setdefault(each["row"], []).append(each["accuracy"])
+    assert list(by_row) == [row.name for row in slides.ROWS]
+    for row, values in by_row.items():
+        shown = f"| {row} | {sum(values) / 5:.1%} ± {slides.interval(values):.1%} |"
+        assert shown in readme, shown

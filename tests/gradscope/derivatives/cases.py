@@ -125,6 +125,10 @@ def logistic(k: float) -> Formula:
     return lambda x: sigma(k * x)
 
 
+def leak(slope: float) -> Formula:
+    return lambda x: 1.0 if x > 0 else slope
+
+
 def smaller(x: float) -> float:
     return math.exp(-abs(x)) / (1 + math.exp(-abs(x)))
 
@@ -157,6 +161,10 @@ def sigmoid_slope(x: float) -> float:
     return sigma(x) * sigma(-x)
 
 
+def raised(beta: float) -> Formula:
+    return lambda x: sigmoid_slope(x) + beta
+
+
 def leaky(alpha: float, k: float) -> Case:
     return Case(
         "leaky-relu-logistic",
@@ -181,6 +189,20 @@ def hardtanh(low: float, high: float, k: float) -> Case:
     )
 
 
+def floored_elu(alpha: float, eps: float) -> Case:
+    return Case(
+        "elu-floor",
+        lambda x, inplace: functional.elu(x, alpha, inplace),
+        floor(elu(alpha), eps),
+        1,
+        elu(alpha),
+        (math.log(eps / alpha), 0.0),
+        {"eps": eps},
+        {"alpha": alpha},
+        passes_nan=True,
+    )
+
+
 def softplus(beta: float, eps: float) -> Case:
     return Case(
         "softplus-floor",
@@ -201,16 +223,11 @@ def hardswish(x: float) -> float:
 CASES = (
     Case("relu-logistic", relu, logistic(2), 1, lambda x: float(x > 0)),
     Case("relu-logistic", relu, logistic(3.5), 1, lambda x: float(x > 0), parameters={"k": 3.5}),
+    Case("relu-leaky", relu, leak(0.01), 1, leak(0.0), (0.0,), passes_nan=True),
+    Case("relu-leaky", relu, leak(0.3), 1, leak(0.0), (0.0,), {"slope": 0.3}, passes_nan=True),
     Case("sigmoid-min", sigmoid, smaller, 0.5, sigmoid_slope, (0.0,)),
-    Case("sigmoid-beta", sigmoid, lambda x: sigmoid_slope(x) + 0.05, 0.3, sigmoid_slope),
-    Case(
-        "sigmoid-beta",
-        sigmoid,
-        lambda x: sigmoid_slope(x) + 0.2,
-        0.45,
-        sigmoid_slope,
-        parameters={"beta": 0.2},
-    ),
+    Case("sigmoid-beta", sigmoid, raised(0.05), 0.3, sigmoid_slope),
+    Case("sigmoid-beta", sigmoid, raised(0.2), 0.45, sigmoid_slope, parameters={"beta": 0.2}),
     Case(
         "tanh-min",
         tanh,
@@ -272,26 +289,8 @@ CASES = (
         hardswish,
         (-3.0, 3.0),
     ),
-    Case(
-        "elu-floor",
-        lambda x, inplace: functional.elu(x, 1.0, inplace),
-        floor(elu(1), 0.05),
-        1,
-        elu(1),
-        (math.log(0.05),),
-        passes_nan=True,
-    ),
-    Case(
-        "elu-floor",
-        lambda x, inplace: functional.elu(x, 0.5, inplace),
-        floor(elu(0.5), 0.2),
-        1,
-        elu(0.5),
-        (math.log(0.4), 0.0),
-        {"eps": 0.2},
-        {"alpha": 0.5},
-        passes_nan=True,
-    ),
+    floored_elu(1.0, 0.05),
+    floored_elu(0.5, 0.2),
     Case(
         "selu-floor",
         lambda x, inplace: functional.selu(x, inplace),

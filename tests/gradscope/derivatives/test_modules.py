@@ -1,4 +1,4 @@
-"""Artificial derivatives worn by the modules of a model."""
+"""Every artificial derivative, put into the modules of a model."""
 
 from __future__ import annotations
 
@@ -11,25 +11,27 @@ import torch
 from torch import Tensor, nn
 
 from gradscope.derivatives import derivatives
+from gradscope.patching import reach
 from tests.gradscope.derivatives.calling import ONE_OF_EACH, made
 from tests.gradscope.derivatives.cases import Case
 
 WITH_MODULES = pytest.mark.parametrize(
-    "case", [case for case in ONE_OF_EACH if derivatives()[case.name].module], ids=str
+    "case", [case for case in ONE_OF_EACH if derivatives()[case.name].native], ids=str
 )
 
 
-def wearing(case: Case, **parameters: Any) -> nn.Sequential:
-    """Two activations that are artificial, as a remedy makes them."""
-    chosen = made(case, **parameters)
-    assert chosen.native
-    assert chosen.module
+def plain(case: Case) -> nn.Sequential:
+    native = derivatives()[case.name].native
+    assert native
     torch.manual_seed(0)
-    modules = [chosen.native(**case.arguments) for _ in range(2)]
-    for module in modules:
-        module.__class__ = chosen.module
-        module.derivative = chosen  # type: ignore[assignment]
-    return nn.Sequential(nn.Linear(4, 6), modules[0], nn.Linear(6, 6), modules[1])
+    one, other = (native(**case.arguments) for _ in range(2))
+    return nn.Sequential(nn.Linear(4, 6), one, nn.Linear(6, 6), other)
+
+
+def patched(case: Case, **parameters: Any) -> nn.Sequential:
+    model = plain(case)
+    reach(model, [("*", made(case, **parameters))])
+    return model
 
 
 def gradients(model: nn.Module, x: Tensor) -> list[Tensor]:
@@ -38,8 +40,9 @@ def gradients(model: nn.Module, x: Tensor) -> list[Tensor]:
 
 @WITH_MODULES
 def test_a_model_pickles_copies_and_keeps_its_keys(case: Case) -> None:
-    model, x = wearing(case), torch.randn(5, 4)
+    model, x = patched(case), torch.randn(5, 4)
     expected, output = gradients(model, x), model(x)
+    assert torch.equal(output, plain(case)(x))
     assert list(model.state_dict()) == ["0.weight", "0.bias", "2.weight", "2.bias"]
     assert repr(made(case)) in repr(model)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
@@ -55,14 +58,15 @@ def test_a_model_pickles_copies_and_keeps_its_keys(case: Case) -> None:
 def test_compiling_leaves_no_graph_break(case: Case, selective: bool) -> None:
     if selective and "selective" not in vars(made(case)):
         return
-    model = wearing(case, **{"selective": True} if selective else {})
+    model = plain(case)
     if hasattr(model[1], "inplace"):
         model[1].inplace = True
+    reached = reach(model, [("*", made(case, **{"selective": True} if selective else {}))])
     x = torch.randn(5, 4)
     torch.compiler.reset()
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     for strength in (1.0, 0.5):
-        model[3].strength = strength
+        reached.settings[1].set(strength)
         for one, other in zip(gradients(compiled, x), gradients(model, x), strict=True):
             torch.testing.assert_close(one, other)
 
@@ -71,34 +75,9 @@ def test_compiling_leaves_no_graph_break(case: Case, selective: bool) -> None:
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_an_exported_program_holds_the_plain_operator(case: Case, strict: bool) -> None:
-    model, x = wearing(case), torch.randn(5, 4)
-    kind = derivatives()[case.name]
-    assert kind.native
-    plain = nn.Sequential(
-        model[0], kind.native(**case.arguments), model[2], kind.native(**case.arguments)
-    )
+    x = torch.randn(5, 4)
     found, expected = (
         [str(node.target) for node in torch.export.export(each, (x,), strict=strict).graph.nodes]
-        for each in (model, plain)
+        for each in (patched(case), plain(case))
     )
     assert found == expected
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_strength_that_is_a_tensor_is_annealed_without_compiling_again() -> None:
-    case = next(case for case in ONE_OF_EACH if case.name == "relu-logistic")
-    model, x = wearing(case), torch.randn(5, 4)
-    model[1].strength = model[3].strength = strength = torch.tensor(1.0)
-    torch.compiler.reset()
-    graphs: list[Any] = []
-
-    def counted(graph: Any, inputs: Any) -> Any:
-        graphs.append(graph)
-        return graph
-
-    compiled = torch.compile(model, backend=counted, fullgraph=True)
-    for share in torch.linspace(1, 0, 12).tolist():
-        strength.fill_(share)
-        for one, other in zip(gradients(compiled, x), gradients(model, x), strict=True):
-            torch.testing.assert_close(one, other)
-    assert len(graphs) == 1
