@@ -16,7 +16,7 @@ __all__ = ["profile_again", "remaining"]
 
 
 def profile_again(subject: Subject, run: Running, steps: int, seed: int) -> Profile:
-    """The profile of a model that was repaired and trained, on the batches of the first one."""
+    """The profile of a repaired and trained model, on the batches that the findings are of."""
     with preserved_randomness(seed):
         batches = subject.data()
     return profile_steps(
