@@ -130,7 +130,16 @@ def _turned(bias: Bias) -> str:
     text = f"cosine to the true one {number(bias.whole.cosine)} at the start"
     known = [each for each in bias.parameters if not math.isnan(each.cosine)]
     lowest = min(known, key=lambda each: each.cosine, default=None)
-    return text if lowest is None else f"{text}; lowest {number(lowest.cosine)}, at {lowest.name}"
+    if lowest is not None:
+        text += f"; lowest {number(lowest.cosine)}, at {lowest.name}"
+    woken = sum(each.true_zero and not each.artificial_zero for each in bias.parameters)
+    if woken:
+        text += f"; {count(woken, 'parameter')} whose true gradient is zero {_get(woken)} one"
+    return text
+
+
+def _get(number: int) -> str:
+    return "gets" if number == 1 else "get"
 
 
 def _signed(value: float) -> str:

@@ -102,6 +102,21 @@ def test_sites_of_findings() -> None:
         gradscope.replace_derivative(model, "tanh-min", finding)
 
 
+def test_of_findings_those_modules_are_taken_that_the_derivative_stands_in_for() -> None:
+    """To Python, an nn.ReLU6 is an nn.Hardtanh; and a subclass may compute something else."""
+
+    class Doubled(nn.Hardtanh):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU6(), nn.Hardtanh(), Doubled())
+    finding = Finding("GS201", "dead-relu", Severity.ERROR, ("1", "2", "3"), "it is.", {})
+    with gradscope.replace_derivative(model, "hardtanh-logistic", finding) as patch:
+        assert list(patch.strengths) == ["2"]
+    with gradscope.replace_derivative(model, "relu6-logistic", finding) as patch:
+        assert list(patch.strengths) == ["1"]
+
+
 def test_strengths_are_set_for_each_site() -> None:
     model = mixed()
     plain, before = model(inputs()), gradients(model)

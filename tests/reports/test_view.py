@@ -311,7 +311,8 @@ def test_importing_the_package_is_cheap(tmp_path: Path) -> None:
     [
         (
             ParameterBias("(all)", 0.5, 1.0, False, False),
-            "cosine to the true one 0.5 at the start; lowest 0.25, at 0.weight",
+            "cosine to the true one 0.5 at the start; lowest 0.25, at 0.weight; "
+            "1 parameter whose true gradient is zero gets one",
         ),
         (
             ParameterBias("(all)", math.nan, math.inf, True, False),

@@ -22,6 +22,7 @@ EVERY = pytest.mark.parametrize("case", SELECTIVE, ids=lambda case: case.name)
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 # Inputs at which each operator has less than 1 % of its largest slope, or none.
 IDLE = {
+    "relu-leaky": (-0.5, -4.0),
     "relu-logistic": (-0.5, -4.0),
     "relu6-logistic": (-0.5, 7.0),
     "hardtanh-logistic": (-1.5, 2.0),

@@ -133,6 +133,33 @@ def test_arguments_of_the_call_go_to_the_derivative() -> None:
     assert equal(gradients(model, model(inputs())), expected)
 
 
+@pytest.mark.parametrize("name", ["clamp", "clip", "clamp_min"])
+@pytest.mark.parametrize("home", [torch, Tensor])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_clamp_at_zero_from_below_is_a_relu(name: str, home: Any, inplace: bool) -> None:
+    function = getattr(home, name + "_" * inplace)
+
+    class Clamped(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            whole = function(x * 1, min=0) + function(x * 1, 0.0)
+            part = function(x * 1, 0.5) if name == "clamp_min" else function(x * 1, 0, 0.5)
+            return whole + part
+
+    model = Clamped()
+    x = inputs().requires_grad_()
+    plain = model(x)
+    (rest,) = torch.autograd.grad(model(x).sum() - 2 * torch.relu(x).sum(), x)
+    for site, uses in (("::relu@1", 1), ("*::relu", 2)):
+        reached = reach(model, [(site, RELU)])
+        y = model(x)
+        assert torch.equal(y, plain)
+        (found,) = torch.autograd.grad(y.sum(), x)
+        assert sum(setting.calls for setting in reached.settings) == uses
+        reached()
+        slope = torch.relu(x.sign()) * (2 - uses) + torch.sigmoid(3.5 * x) * uses
+        torch.testing.assert_close(found, (rest + slope).detach())
+
+
 def test_names_are_those_of_the_profile() -> None:
     model = net()
     found = profile_steps(model, [inputs()], lambda m, x: m(x).square().mean(), steps=1)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import gradscope
+from gradscope.derivatives import derivative
+from gradscope.derivatives.isigmoid import Isigmoid
 from gradscope.errors import PlanError
 from gradscope.patching import Reached, reach
 from tests.gradscope.patching.test_reach import (
@@ -105,6 +107,29 @@ def test_nodes_of_graphs_are_reached(made: Callable[[], nn.Module]) -> None:
     assert [name for name, _ in model.named_modules()] == names
 
 
+class Clipped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.one(torch.clip(self.one(x), 0))
+        return self.one(x.clip(min=0) + 1).clip_(0).clip(0, 5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("made", [torch.fx.symbolic_trace, torch.export.export])
+def test_nodes_that_clip_at_zero_are_reached(made: Callable[..., Any]) -> None:
+    module = net(Clipped)
+    graph = made(module) if made is torch.fx.symbolic_trace else made(module, (inputs(),)).module()
+    for model in (graph, module):
+        reach(model, [("::relu@0", RELU), ("::relu@1", RELU), ("::relu@2", RELU)])
+    assert torch.equal(graph(inputs()), module(inputs()))
+    assert equal(gradients(graph, graph(inputs())), gradients(module, module(inputs())))
+    with pytest.raises(PlanError, match="has 3 nodes that compute relu"):
+        reach(graph, [("::relu@3", RELU)])
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("made", [traced, exported])
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
@@ -183,6 +208,23 @@ def test_a_subclass_with_its_own_forward_is_reached_by_what_it_calls() -> None:
     before = gradients(model, model(inputs()))
     reach(model, [("1::relu", RELU)])
     assert not equal(gradients(model, model(inputs())), before)
+
+
+def test_what_a_module_calls_is_named_only_where_it_may_call_it() -> None:
+    class Shifted(Isigmoid):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input) + 1
+
+    model = nn.Sequential(nn.ReLU6(), nn.ReLU(), Shifted())
+    model[1].forward = lambda x: x.relu() + 1
+    for site, name, said in (
+        ("0", "hardtanh-logistic", "which is a ReLU6, not a Hardtanh."),
+        ("1", "relu-logistic", "which is a ReLU with a forward of its own."),
+        ("2", "isigmoid-min", "which is a Shifted with a forward of its own."),
+    ):
+        with pytest.raises(PlanError) as caught:
+            reach(model, [(site, derivative(name, {}))])
+        assert str(caught.value).endswith(said)
 
 
 def test_overlapping_names_are_refused() -> None:

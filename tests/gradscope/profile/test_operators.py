@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from torch import nn
 
 from gradscope.derivatives import derivatives
 from gradscope.patching import reach
-from gradscope.profile.operators import has_dead_zone, is_activation, saturation
+from gradscope.profile import profile_steps
+from gradscope.profile.operators import called, has_dead_zone, is_activation, saturation
+from gradscope.records import Role
 
 BOUNDED = [
     nn.Sigmoid(),
@@ -93,3 +96,52 @@ def test_an_activation_with_an_artificial_derivative_is_still_seen_as_what_it_is
         assert is_activation(patched)
         assert has_dead_zone(type(patched)) == has_dead_zone(type(native))
         assert (saturation(patched) is None) == (saturation(native) is None)
+
+
+CLAMPS: list[tuple[str, tuple[Any, ...], dict[str, Any], bool]] = [
+    (name, arguments, named, is_relu)
+    for name in ("clamp", "clamp_", "clip", "clip_")
+    for arguments, named, is_relu in (
+        ((0,), {}, True),
+        ((0.0, None), {}, True),
+        ((), {"min": 0}, True),
+        ((), {"min": 0, "max": None}, True),
+        ((0, 6), {}, False),
+        ((0,), {"max": 6}, False),
+        ((), {"max": 0}, False),
+        ((0.1,), {}, False),
+        ((False,), {}, False),
+        ((torch.zeros(3),), {}, False),
+    )
+]
+CLAMPS += [("clamp_min", (0,), {}, True), ("clamp_min_", (), {"min": 1}, False)]
+
+
+@pytest.mark.parametrize(("name", "arguments", "named", "is_relu"), CLAMPS)
+def test_a_clamp_at_zero_from_below_alone_is_a_relu(
+    name: str, arguments: tuple[Any, ...], named: dict[str, Any], is_relu: bool
+) -> None:
+    x = torch.linspace(-1, 1, 3)
+    call = called(name, (x, *arguments), named, lambda _: False)
+    if not is_relu:
+        assert call is None
+        return
+    assert call is not None
+    assert (call.operator, call.role, call.dead_zone) == ("relu", Role.ACTIVATION, True)
+    assert call.z is x
+
+
+def test_a_profile_sees_clipping_as_it_sees_a_relu() -> None:
+    class Clipped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = torch.clip(self.one(x), min=0)
+            return self.one(self.one(x - 9.0).clip_(0)).clip(0, 1)
+
+    torch.manual_seed(0)
+    seen = profile_steps(Clipped(), [torch.randn(8, 4)], lambda m, x: m(x).square().mean(), steps=1)
+    assert [site.name for site in seen.activations] == ["::relu@0", "::relu@1"]
+    assert all(site.dead is not None for site in seen.activations)
