@@ -60,7 +60,7 @@ def checked(
     change: Change = Change.BACKWARD,
 ) -> dict[str, bool]:
     monkeypatch.setattr(registry, "remedies", lambda: {"act": Act(change, act)})
-    plan = Plan((Prescription("act", (change,), (), {}, "GS101", "a test"),))
+    plan = Plan((Prescription("act", (change,), ("0",), {}, "GS101", "a test"),))
     return {one.name: one.held for one in check_invariants(model(), plan, step, BATCH)}
 
 
