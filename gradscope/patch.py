@@ -13,9 +13,9 @@ from torch.optim import Optimizer
 
 from gradscope import registry
 from gradscope.checked import BuildOptimizer
-from gradscope.derivatives import derivatives
+from gradscope.derivatives import Derivative, derivatives
 from gradscope.errors import PlanError, UsageError
-from gradscope.patching import Reached, Setting, operators_of
+from gradscope.patching import Reached, Setting, operators_of, stands_in
 from gradscope.profile.sharding import bare
 from gradscope.randomness import preserved_randomness
 from gradscope.records import Change, Finding, Findings, Plan, Prescription, Value
@@ -220,9 +220,9 @@ def replace_derivative(
         derivative: its name, such as ``relu-logistic``.
         sites: names such as ``layer1.act`` (all uses of the module), ``layer1.act@1`` (the second
             in a forward pass) or ``layer1::relu@0`` (the first such call in that module), patterns
-            such as ``encoder.*`` and ``*::relu``, or findings, of whose sites those are taken that
-            the derivative can stand in for. By default all its activation modules; function calls
-            are patched where they are named.
+            such as ``encoder.*`` and ``*::relu`` (nothing happens where there is no such call), or
+            findings, of whose sites those are taken that the derivative can stand in for. By default
+            all its activation modules; function calls are patched where they are named.
         strength: share of the artificial derivative, 0 to 1.
         parameters: of the derivative, such as ``k=3.5``.
 
@@ -248,20 +248,19 @@ def replace_derivative(
     return apply(model, Plan((prescription,)))
 
 
-def _fitting(model: nn.Module, kind: type, sites: Iterable[str]) -> list[str]:
+def _fitting(model: nn.Module, kind: type[Derivative], sites: Iterable[str]) -> list[str]:
     """Those of the sites of findings that a derivative can stand in for."""
     modules = dict(model.named_modules(remove_duplicate=False))
-    native = kind.native  # type: ignore[attr-defined]
     operators = operators_of(kind)
-    return [
-        site
-        for site in sites
-        if (
-            site.partition("::")[2].partition("@")[0] in operators
-            if "::" in site
-            else native is not None and isinstance(modules.get(site.partition("@")[0]), native)
-        )
-    ]
+
+    def fits(site: str) -> bool:
+        name, _, call = site.partition("::")
+        if call:
+            return call.partition("@")[0] in operators
+        module = modules.get(name.partition("@")[0])
+        return module is not None and stands_in(kind, bare(module))
+
+    return [site for site in sites if fits(site)]
 
 
 def _apply_one(model: nn.Module, prescription: Prescription, number: int) -> Undo:

@@ -1,9 +1,9 @@
 """Artificial derivatives: the forward is the native operator, only the backward differs.
 
-One derivative per file, pure maths on tensors. Each file defines the :class:`Derivative` that holds
-its parameters, and the module that stands in for the native one. What several of them share is in
-``backward.py``, ``floored.py``, ``logistic.py``, ``modules.py``, ``selective.py``, ``sigmoid.py``
-and ``surrogates.py``.
+One derivative per file, pure maths on tensors: the file defines the :class:`Derivative` that holds
+its parameters. Modules and calls are given one by ``gradscope.patching``. What several of them
+share is in ``backward.py``, ``floored.py``, ``logistic.py``, ``relu.py``, ``selective.py``,
+``sigmoid.py`` and ``surrogates.py``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ class Derivative(ABC):
         formula: in terms of input x and output y.
         source: paper and equation.
         native: the module whose backward it replaces; None where the operator has no module.
-        module: a subclass of ``native`` that calls the ``derivative`` it is given, or None.
         operators: names of the functions and methods of torch that it can stand in for, those that
             work in place with their underscore.
         arguments: what the operator takes after ``x``, with torch's defaults.
@@ -51,7 +50,6 @@ class Derivative(ABC):
     formula: ClassVar[str]
     source: ClassVar[str]
     native: ClassVar[type[nn.Module] | None]
-    module: ClassVar[type[nn.Module] | None]
     operators: ClassVar[tuple[str, ...]]
     arguments: ClassVar[Mapping[str, Any]] = {}
 

@@ -13,11 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from gradscope.derivatives.floored import Floored
-from gradscope.derivatives.modules import ArtificialModule
-
-
-class FlooredELU(ArtificialModule, nn.ELU):
-    """``nn.ELU`` with an artificial derivative."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +23,6 @@ class ELUFloor(Floored):
     formula = "max(d0, eps), d0 = 1 if x > 0 else alpha exp(x)"
     source = "gradscope: the constant of sigmoid-beta as a floor"
     native = nn.ELU
-    module = FlooredELU
     operators = ("elu", "elu_")
     arguments: ClassVar[Mapping[str, Any]] = {"alpha": 1.0}
 

@@ -13,11 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from gradscope.derivatives.floored import Floored
-from gradscope.derivatives.modules import ArtificialModule
-
-
-class FlooredGELU(ArtificialModule, nn.GELU):
-    """``nn.GELU`` with an artificial derivative."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +23,6 @@ class GELUFloor(Floored):
     formula = "sign(d0) max(abs(d0), eps), d0 = Phi(x) + x phi(x)"
     source = "gradscope: the constant of sigmoid-beta as a floor"
     native = nn.GELU
-    module = FlooredGELU
     operators = ("gelu",)
     arguments: ClassVar[Mapping[str, Any]] = {"approximate": "none"}
     root: ClassVar[float | None] = -0.7518

@@ -13,15 +13,10 @@ from torch import Tensor, nn
 
 from gradscope.derivatives.backward import is_eager
 from gradscope.derivatives.logistic import logistic_window
-from gradscope.derivatives.modules import ArtificialModule
 from gradscope.derivatives.selective import Selective
 
 _END = 3.0
 _SLOPE = 1 / 6
-
-
-class LogisticHardsigmoid(ArtificialModule, nn.Hardsigmoid):
-    """``nn.Hardsigmoid`` with an artificial derivative."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +31,6 @@ class HardsigmoidLogistic(Selective):
     formula = "sigma(k (x + 3)) sigma(k (3 - x)) / (6 sigma(3 k)^2)"
     source = "gradscope, after Hu, Zhang, Ge, eq. 8"
     native = nn.Hardsigmoid
-    module = LogisticHardsigmoid
     operators = ("hardsigmoid", "hardsigmoid_")
     peak: ClassVar[float] = _SLOPE
 

@@ -14,14 +14,9 @@ from torch import Tensor, nn
 
 from gradscope.derivatives.backward import widened
 from gradscope.derivatives.logistic import logistic
-from gradscope.derivatives.modules import ArtificialModule
 from gradscope.derivatives.selective import Selective
 
 _END = 3.0
-
-
-class LogisticHardswish(ArtificialModule, nn.Hardswish):
-    """``nn.Hardswish`` with an artificial derivative."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +31,6 @@ class HardswishLogistic(Selective):
     formula = "(max(x, -3)/3 + 1/2 if x < 3 else 1) sigma(k (x + 3))"
     source = "gradscope, after Hu, Zhang, Ge, eq. 8"
     native = nn.Hardswish
-    module = LogisticHardswish
     operators = ("hardswish", "hardswish_")
     peak: ClassVar[float] = 1.5
 

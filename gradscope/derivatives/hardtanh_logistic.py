@@ -13,12 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gradscope.derivatives.logistic import logistic_window
-from gradscope.derivatives.modules import ArtificialModule
 from gradscope.derivatives.selective import Selective
-
-
-class LogisticHardtanh(ArtificialModule, nn.Hardtanh):
-    """``nn.Hardtanh`` with an artificial derivative."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +28,6 @@ class HardtanhLogistic(Selective):
     formula = "sigma(k (x - low)) sigma(k (high - x)) / sigma(k (high - low) / 2)^2"
     source = "gradscope, after Hu, Zhang, Ge, eq. 8"
     native = nn.Hardtanh
-    module = LogisticHardtanh
     operators = ("hardtanh", "hardtanh_")
     arguments: ClassVar[Mapping[str, Any]] = {"min_val": -1.0, "max_val": 1.0}
 

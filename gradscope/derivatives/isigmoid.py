@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from gradscope.derivatives import Derivative
 from gradscope.derivatives.logistic import logistic_of_magnitude
-from gradscope.derivatives.modules import ArtificialModule
 
 
 def isigmoid(x: Tensor, a: float, alpha: float) -> Tensor:
@@ -54,10 +53,6 @@ class Isigmoid(nn.Module):
         return f"a={self.a}, alpha={self.alpha}"
 
 
-class MinIsigmoid(ArtificialModule, Isigmoid):
-    """:class:`Isigmoid` with an artificial derivative."""
-
-
 @dataclass(frozen=True)
 class IsigmoidMin(Derivative):
     """min(s, 1 - s) in the middle of Isigmoid's backward, alpha outside; it has no parameters."""
@@ -69,7 +64,6 @@ class IsigmoidMin(Derivative):
         "eq. 6 and 11"
     )
     native = Isigmoid
-    module = MinIsigmoid
     operators = ()
     arguments: ClassVar[Mapping[str, Any]] = {"a": 0.01, "alpha": 1.0}
 

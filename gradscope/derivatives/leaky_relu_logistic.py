@@ -16,11 +16,6 @@ from torch import Tensor, nn
 
 from gradscope.derivatives import Derivative
 from gradscope.derivatives.logistic import logistic
-from gradscope.derivatives.modules import ArtificialModule
-
-
-class LogisticLeakyReLU(ArtificialModule, nn.LeakyReLU):
-    """``nn.LeakyReLU`` with an artificial derivative."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +30,6 @@ class LeakyReLULogistic(Derivative):
     formula = "alpha + (1 - alpha) sigma(k x)"
     source = "gradscope, after Hu, Zhang, Ge, eq. 8, which applies to any activation (section IV)"
     native = nn.LeakyReLU
-    module = LogisticLeakyReLU
     operators = ("leaky_relu", "leaky_relu_")
     arguments: ClassVar[Mapping[str, Any]] = {"negative_slope": 0.01}
 

@@ -13,11 +13,6 @@ from torch import Tensor, nn
 
 from gradscope.derivatives.backward import is_eager
 from gradscope.derivatives.floored import Floored
-from gradscope.derivatives.modules import ArtificialModule
-
-
-class FlooredMish(ArtificialModule, nn.Mish):
-    """``nn.Mish`` with an artificial derivative."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +23,6 @@ class MishFloor(Floored):
     formula = "sign(d0) max(abs(d0), eps), d0 = t + x sigma(x) (1 - t^2), t = tanh(softplus(x))"
     source = "gradscope: the constant of sigmoid-beta as a floor"
     native = nn.Mish
-    module = FlooredMish
     operators = ("mish", "mish_")
     root: ClassVar[float | None] = -1.1924
 

@@ -12,14 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from gradscope.derivatives.logistic import logistic_window
-from gradscope.derivatives.modules import ArtificialModule
 from gradscope.derivatives.selective import Selective
 
 _HIGH = 6.0
-
-
-class LogisticReLU6(ArtificialModule, nn.ReLU6):
-    """``nn.ReLU6`` with an artificial derivative."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +29,6 @@ class ReLU6Logistic(Selective):
     formula = "sigma(k x) sigma(k (6 - x)) / sigma(3 k)^2"
     source = "gradscope, after Hu, Zhang, Ge, eq. 8"
     native = nn.ReLU6
-    module = LogisticReLU6
     operators = ("relu6", "relu6_")
 
     k: float = 2.0

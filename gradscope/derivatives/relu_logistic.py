@@ -10,20 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gradscope.derivatives.logistic import logistic
-from gradscope.derivatives.modules import ArtificialModule
-from gradscope.derivatives.selective import Selective
-
-
-class LogisticReLU(ArtificialModule, nn.ReLU):
-    """``nn.ReLU`` with an artificial derivative."""
+from gradscope.derivatives.relu import OfReLU
 
 
 @dataclass(frozen=True)
-class ReLULogistic(Selective):
+class ReLULogistic(OfReLU):
     """sigma(k x) in the backward of ReLU.
 
     Attributes:
@@ -34,9 +28,6 @@ class ReLULogistic(Selective):
     name = "relu-logistic"
     formula = "sigma(k x)"
     source = "Hu, Zhang, Ge: Handling Vanishing Gradient Problem Using Artificial Derivative, eq. 8"
-    native = nn.ReLU
-    module = LogisticReLU
-    operators = ("relu", "relu_")
 
     k: float = 2.0
 
@@ -44,16 +35,5 @@ class ReLULogistic(Selective):
         super().__post_init__()
         self.require_positive("k")
 
-    def operator(self, x: Tensor, inplace: bool = False, **arguments: Any) -> Tensor:
-        return torch.relu_(x) if inplace else torch.relu(x)
-
-    def true(self, gradient: Tensor, x: Tensor, y: Tensor | None, **arguments: Any) -> Tensor:
-        # torch compares the output with zero; the input compares alike, and is kept anyway.
-        result: Tensor = torch.ops.aten.threshold_backward(gradient, x, 0)
-        return result
-
     def artificial(self, gradient: Tensor, x: Tensor, y: Tensor | None, **arguments: Any) -> Tensor:
         return logistic(gradient, x, self.k)
-
-    def idle(self, x: Tensor, y: Tensor | None, **arguments: Any) -> Tensor:
-        return self.largest(x) <= 0

@@ -12,15 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from gradscope.derivatives.floored import Floored
-from gradscope.derivatives.modules import ArtificialModule
 
 # Klambauer et al.: Self-Normalizing Neural Networks, equation 14; the digits are torch's.
 _ALPHA = 1.6732632423543772848170429916717
 _SCALE = 1.0507009873554804934193349852946
-
-
-class FlooredSELU(ArtificialModule, nn.SELU):
-    """``nn.SELU`` with an artificial derivative."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +26,6 @@ class SELUFloor(Floored):
     formula = "max(d0, eps), d0 = scale (1 if x > 0 else alpha exp(x))"
     source = "gradscope: the constant of sigmoid-beta as a floor"
     native = nn.SELU
-    module = FlooredSELU
     operators = ("selu", "selu_")
 
     def operator(self, x: Tensor, inplace: bool = False, **arguments: Any) -> Tensor:

@@ -10,15 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gradscope.derivatives.backward import is_eager
-from gradscope.derivatives.modules import ArtificialModule
 from gradscope.derivatives.sigmoid import OfSigmoid
-
-
-class BetaSigmoid(ArtificialModule, nn.Sigmoid):
-    """``nn.Sigmoid`` with an artificial derivative."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +30,6 @@ class SigmoidBeta(OfSigmoid):
         "AI Vietnam, All-in-One Course: Vanishing Problem, Other Methods (A new approach for the "
         "vanishing gradient problem on sigmoid activation), algorithm 1"
     )
-    module = BetaSigmoid
 
     beta: float = 0.05
 

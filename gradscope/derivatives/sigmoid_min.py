@@ -10,15 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from gradscope.derivatives.logistic import logistic_of_magnitude
-from gradscope.derivatives.modules import ArtificialModule
 from gradscope.derivatives.sigmoid import OfSigmoid
-
-
-class MinSigmoid(ArtificialModule, nn.Sigmoid):
-    """``nn.Sigmoid`` with an artificial derivative."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +25,6 @@ class SigmoidMin(OfSigmoid):
     source = (
         "Hu, Zhang, Ge: Handling Vanishing Gradient Problem Using Artificial Derivative, eq. 11"
     )
-    module = MinSigmoid
 
     def artificial(self, gradient: Tensor, x: Tensor, y: Tensor | None, **arguments: Any) -> Tensor:
         return logistic_of_magnitude(gradient, x, -1.0)

@@ -13,11 +13,6 @@ from torch import Tensor, nn
 
 from gradscope.derivatives.backward import is_eager
 from gradscope.derivatives.floored import Floored
-from gradscope.derivatives.modules import ArtificialModule
-
-
-class FlooredSiLU(ArtificialModule, nn.SiLU):
-    """``nn.SiLU`` with an artificial derivative."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +23,6 @@ class SiLUFloor(Floored):
     formula = "sign(d0) max(abs(d0), eps), d0 = s + x s (1 - s), s = sigma(x)"
     source = "gradscope: the constant of sigmoid-beta as a floor"
     native = nn.SiLU
-    module = FlooredSiLU
     operators = ("silu", "silu_")
     root: ClassVar[float | None] = -1.2785
 

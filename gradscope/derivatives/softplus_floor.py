@@ -13,11 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from gradscope.derivatives.floored import Floored
-from gradscope.derivatives.modules import ArtificialModule
-
-
-class FlooredSoftplus(ArtificialModule, nn.Softplus):
-    """``nn.Softplus`` with an artificial derivative."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +23,6 @@ class SoftplusFloor(Floored):
     formula = "max(sigma(beta x), eps)"
     source = "gradscope: the constant of sigmoid-beta as a floor"
     native = nn.Softplus
-    module = FlooredSoftplus
     operators = ("softplus",)
     arguments: ClassVar[Mapping[str, Any]] = {"beta": 1.0, "threshold": 20.0}
 

@@ -12,11 +12,6 @@ from torch import Tensor, nn
 
 from gradscope.derivatives.backward import widened
 from gradscope.derivatives.floored import Floored
-from gradscope.derivatives.modules import ArtificialModule
-
-
-class FlooredSoftsign(ArtificialModule, nn.Softsign):
-    """``nn.Softsign`` with an artificial derivative."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +22,6 @@ class SoftsignFloor(Floored):
     formula = "max(1 / (1 + abs(x))^2, eps)"
     source = "gradscope: the constant of sigmoid-beta as a floor"
     native = nn.Softsign
-    module = FlooredSoftsign
     operators = ("softsign",)
 
     def operator(self, x: Tensor, inplace: bool = False, **arguments: Any) -> Tensor:

@@ -32,7 +32,6 @@ class _Jumps(Derivative):
     """A surrogate of a function that is flat between jumps."""
 
     native = None
-    module = None
 
     def true(self, gradient: Tensor, x: Tensor, y: Tensor | None, **arguments: Any) -> Tensor:
         return torch.zeros_like(gradient)

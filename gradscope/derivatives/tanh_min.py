@@ -15,12 +15,7 @@ from torch import Tensor, nn
 
 from gradscope.derivatives.backward import is_eager, widened
 from gradscope.derivatives.logistic import logistic_of_magnitude
-from gradscope.derivatives.modules import ArtificialModule
 from gradscope.derivatives.selective import Selective
-
-
-class MinTanh(ArtificialModule, nn.Tanh):
-    """``nn.Tanh`` with an artificial derivative."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +26,6 @@ class TanhMin(Selective):
     formula = "min(1, 2 (1 - abs(y)))"
     source = "gradscope, after Hu, Zhang, Ge, eq. 11"
     native = nn.Tanh
-    module = MinTanh
     operators = ("tanh", "tanh_")
     reads_output: ClassVar[bool] = True
 

@@ -16,14 +16,14 @@ from torch.fx import GraphModule
 from gradscope.derivatives import Derivative
 from gradscope.errors import PlanError
 from gradscope.patching.graphs import reach_nodes
-from gradscope.patching.places import Place, makes_calls, operators_of, places_of
+from gradscope.patching.places import Place, makes_calls, operators_of, places_of, stands_in
 from gradscope.patching.setting import Setting
 from gradscope.patching.tally import Tally
 from gradscope.patching.wearing import Entry, Wiring, take_off, wear
 from gradscope.profile.operators import is_activation
 from gradscope.profile.sharding import bare
 
-__all__ = ["Reached", "Setting", "operators_of", "places_of", "reach"]
+__all__ = ["Reached", "Setting", "operators_of", "places_of", "reach", "stands_in"]
 
 Undo = Callable[[], None]
 
@@ -104,7 +104,7 @@ def _reach_all(
         wiring = _worn(place.module, place.name, tally, undos)
         entries_of = wiring.calls if place.call else wiring.own
         entry = Entry(place.operator, place.use, setting)
-        _add(place.module, wiring, entries_of, entry, undos)
+        _add(entries_of, entry, undos)
     names = {id(module): name for name, module in model.named_modules()}
     owners = {id(place.module): place for place, _ in rest if place.call}
     for place in owners.values():
@@ -132,21 +132,14 @@ def _worn(module: nn.Module, name: str, tally: Tally | None, undos: list[Undo]) 
     return wiring
 
 
-def _add(
-    module: nn.Module, wiring: Wiring, entries: dict[str, Entry], entry: Entry, undos: list[Undo]
-) -> None:
+def _add(entries: dict[str, Entry], entry: Entry, undos: list[Undo]) -> None:
     """Adds an entry, under a key that no other derivative has ever had there."""
     label = f"{entry.operator} {entry.setting.derivative!r}"
     key = next(key for key in (f"{label} {number}" for number in count()) if key not in entries)
     entries[key] = entry
-    shows = entries is wiring.own and not hasattr(module, "derivative")
-    if shows:
-        vars(module)["derivative"] = entry.setting.derivative
 
     def undo() -> None:
         entries.pop(key, None)
-        if shows:
-            vars(module).pop("derivative", None)
 
     undos.append(undo)
 

@@ -14,8 +14,9 @@ from torch.overrides import (
     handle_torch_function,
 )
 
-from gradscope.patching.functions import CLAMPS, FUNCTIONS, bound, is_relu
+from gradscope.patching.functions import CLAMPS, FUNCTIONS, bound
 from gradscope.patching.tally import Tally
+from gradscope.profile.operators import is_clamped_relu
 
 if TYPE_CHECKING:
     from gradscope.patching.wearing import Entry
@@ -67,7 +68,11 @@ class CallMode(TorchFunctionMode):
         for entry in self.entries.values():
             if func in FUNCTIONS[entry.operator]:
                 return entry.operator
-            if entry.operator == "relu" and func in CLAMPS and is_relu(CLAMPS[func], args, kwargs):
+            if (
+                entry.operator == "relu"
+                and func in CLAMPS
+                and is_clamped_relu(CLAMPS[func], args, kwargs)
+            ):
                 return "relu"
         return None
 

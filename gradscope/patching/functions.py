@@ -1,6 +1,6 @@
 """Which of torch's functions and methods compute an operator, and how their calls are read.
 
-One operator has many spellings: ``F.relu(x)``, ``torch.relu(x)``, ``x.relu_()``, ``x.clamp(min=0)``
+One operator has many spellings: ``F.relu(x)``, ``torch.relu(x)``, ``x.relu_()``, ``x.clip(min=0)``
 and the ``aten.relu`` of an exported program are all ``relu``.
 """
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gradscope.derivatives import Derivative
+from gradscope.profile import operators
 
 __all__ = [
     "ALIASES",
@@ -22,7 +23,6 @@ __all__ = [
     "FUNCTIONS",
     "bound",
     "functions_of",
-    "is_relu",
     "overloads_of",
 ]
 
@@ -72,32 +72,22 @@ def _writes(function: Function) -> bool:
     return name.endswith("_") and not name.endswith("__")
 
 
-def _clamps() -> dict[Function, bool]:
-    alone: list[Function] = [torch.clamp_min, torch.clamp_min_, Tensor.clamp_min, Tensor.clamp_min_]
-    both: list[Function] = [torch.clamp, torch.clamp_, Tensor.clamp, Tensor.clamp_]
-    return dict.fromkeys(alone, True) | dict.fromkeys(both, False)
-
-
-CLAMPS = _clamps()
-"""Functions that are a ReLU where they clamp at zero from below; whether they do nothing else."""
+CLAMPS: dict[Function, bool] = {
+    getattr(home, f"{name}{suffix}"): at_least
+    for name, at_least in operators.CLAMPS.items()
+    for home in (torch, Tensor)
+    for suffix in ("", "_")
+}
+"""Functions that are a ReLU where they clamp at zero from below; whether they take no upper end."""
 
 CLAMP_NODES: dict[Function, bool] = {
-    torch.ops.aten.clamp_min.default: True,
-    torch.ops.aten.clamp_min_.default: True,
-    torch.ops.aten.clamp.default: False,
-    torch.ops.aten.clamp_.default: False,
+    getattr(torch.ops.aten, f"{name}{suffix}").default: at_least
+    for name, at_least in operators.CLAMPS.items()
+    for suffix in ("", "_")
 }
 """As ``CLAMPS``, in exported programs."""
 
 _WRITING.update(filter(_writes, [*CLAMPS, *CLAMP_NODES]))
-
-
-def is_relu(at_least: bool, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> bool:
-    """Whether a clamp is one at zero from below alone; ``at_least`` as in ``CLAMPS``."""
-    low = arguments[1] if len(arguments) > 1 else named.get("min")
-    high = arguments[2] if len(arguments) > 2 else named.get("max")
-    number = isinstance(low, (int, float)) and not isinstance(low, bool)
-    return number and low == 0 and (at_least or high is None)
 
 
 def bound(

@@ -19,11 +19,11 @@ from gradscope.patching.functions import (
     CLAMPS,
     bound,
     functions_of,
-    is_relu,
     overloads_of,
 )
 from gradscope.patching.places import Place
 from gradscope.patching.setting import Setting
+from gradscope.profile.operators import is_clamped_relu
 
 __all__ = ["reach_nodes"]
 
@@ -148,7 +148,7 @@ def _computes(node: Node, operator: str, module: GraphModule) -> bool:
     return (
         operator == "relu"
         and target in clamps
-        and is_relu(clamps[target], tuple(node.args), dict(node.kwargs))
+        and is_clamped_relu(clamps[target], tuple(node.args), dict(node.kwargs))
     )
 
 

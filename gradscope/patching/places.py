@@ -27,7 +27,7 @@ from gradscope.profile.operators import is_activation
 from gradscope.profile.sharding import bare
 from gradscope.records import WHOLE
 
-__all__ = ["Place", "makes_calls", "operators_of", "places_of"]
+__all__ = ["Place", "makes_calls", "operators_of", "places_of", "stands_in"]
 
 _LOG = logging.getLogger("gradscope.patch")
 
@@ -130,7 +130,7 @@ def places_of(model: nn.Module, site: str, derivative: Derivative, asker: str) -
             for name, module in model.named_modules()
             if fnmatchcase(name, path)
             and not isinstance(module, torch.jit.ScriptModule)
-            and (makes_calls(module) if is_call else _stands_in(derivative, module))
+            and (makes_calls(module) if is_call else stands_in(derivative, module))
         ]
         if not is_call:
             _tell_of_others(model, path, derivative)
@@ -162,33 +162,47 @@ def _use(text: str, site: str, asker: str) -> int | None:
     return int(text)
 
 
-def _stands_in(derivative: Derivative, module: nn.Module) -> bool:
+def stands_in(derivative: Derivative | type[Derivative], module: nn.Module) -> bool:
     """Whether the module computes what the derivative is one of, by the native forward."""
     native, kind = derivative.native, unworn(module)
     if native is None or not issubclass(kind, native) or kind.forward is not native.forward:
         return False
     # To Python, an nn.ReLU6 is an nn.Hardtanh.
     torchs = next(each for each in kind.__mro__ if _is_torchs(each))
-    replaced = "forward" in vars(module) and not isinstance(module, Wearing)
-    return (torchs is native or not _is_torchs(native)) and not replaced
+    return (torchs is native or not _is_torchs(native)) and not _is_replaced(module)
+
+
+def _is_replaced(module: nn.Module) -> bool:
+    """Whether this one has another forward than its class."""
+    return "forward" in vars(module) and not isinstance(module, Wearing)
+
+
+def _differs(derivative: Derivative, module: nn.Module) -> bool:
+    """Whether the module is of the class that is stood in for, with a forward of its own."""
+    native, kind = derivative.native, unworn(module)
+    if native is None or not issubclass(kind, native):
+        return False
+    written = not _is_torchs(kind) and kind.forward is not native.forward
+    return written or _is_replaced(module)
 
 
 def _tell_of_others(model: nn.Module, path: str, derivative: Derivative) -> None:
     """Names what a pattern matches and the derivative cannot stand in for, though it looks so."""
     for name, module in model.named_modules():
-        if (
-            derivative.native is not None
-            and isinstance(module, derivative.native)
-            and fnmatchcase(name, path)
-            and not _is_torchs(unworn(module))
-            and not _stands_in(derivative, module)
-        ):
+        if fnmatchcase(name, path) and _differs(derivative, module):
+            called = _called(derivative, name, module)
             _LOG.warning(
-                "%s keeps its own derivative: %s has a forward of its own. If that calls %s, name "
-                "'%s::%s'.",
-                name, unworn(module).__name__, operators_of(derivative)[0], name,
-                operators_of(derivative)[0],
-            )  # fmt: skip
+                "%s keeps its own derivative: %s has a forward of its own.%s",
+                name,
+                unworn(module).__name__,
+                f" If that calls {operators_of(derivative)[0]}, name {called}." if called else "",
+            )
+
+
+def _called(derivative: Derivative, name: str, module: nn.Module) -> str:
+    """The site of what a module's forward may call in the derivative's place; else nothing."""
+    operators = operators_of(derivative)
+    return f"'{name}::{operators[0]}'" if operators and makes_calls(module) else ""
 
 
 def _is_torchs(kind: type[nn.Module]) -> bool:
@@ -229,13 +243,12 @@ def _reached(
         raise PlanError(
             f"{beginning}, but {kind.__name__} calls no activations as functions{hint}."
         )
-    if _stands_in(derivative, module):
+    if stands_in(derivative, module):
         return module
-    if derivative.native is not None and isinstance(module, derivative.native):
-        raise PlanError(
-            f"{beginning}, which is a {kind.__name__} with a forward of its own; name what it "
-            f"calls: '{name}::{operators_of(derivative)[0]}'."
-        )
+    if _differs(derivative, module):
+        called = _called(derivative, name, module)
+        hint = f"; name what it calls: {called}" if called else ""
+        raise PlanError(f"{beginning}, which is a {kind.__name__} with a forward of its own{hint}.")
     raise PlanError(f"{beginning}, which is a {kind.__name__}, not a {_native(derivative)}.")
 
 

@@ -21,11 +21,13 @@ from gradscope.derivatives.isigmoid import Isigmoid
 from gradscope.records import Role
 
 __all__ = [
+    "CLAMPS",
     "Call",
     "called",
     "dead_zone",
     "has_dead_zone",
     "is_activation",
+    "is_clamped_relu",
     "kind_of",
     "over_last_of_many",
     "role_of",
@@ -152,6 +154,9 @@ _ALIASES = {
     "special_softmax": "softmax",
     "special_log_softmax": "log_softmax",
 }
+
+CLAMPS = {"clamp_min": True, "clamp": False, "clip": False}
+"""Functions that are a ReLU where they clamp at zero from below; whether they take no upper end."""
 
 _NORMALISATIONS: tuple[type[nn.Module], ...] = (
     _BatchNorm,
@@ -307,8 +312,8 @@ def called(
     """
     operator = name if name.startswith("__") else name.rstrip("_")
     operator = _ALIASES.get(operator, operator)
-    if operator == "clamp_min" or operator == "clamp":
-        if not _is_relu(operator, arguments, named):
+    if operator in CLAMPS:
+        if not is_clamped_relu(CLAMPS[operator], arguments, named):
             return None
         operator = "relu"
     entry = _BY_CALL.get(operator)
@@ -335,9 +340,9 @@ def called(
     return Call(operator.strip("_"), Role.LAYER, z) if any(map(is_weight, tensors)) else None
 
 
-def _is_relu(operator: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> bool:
-    """Whether a clamp is one at zero from below alone."""
-    bounds = dict(zip(("min", "max"), arguments[1:], strict=False)) | named
+def is_clamped_relu(at_least: bool, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> bool:
+    """Whether a clamp is one at zero from below alone; ``at_least`` as in ``CLAMPS``."""
+    bounds = {**dict(zip(("min", "max"), arguments[1:], strict=False)), **named}
     low = bounds.get("min")
     zero = isinstance(low, (int, float)) and not isinstance(low, bool) and low == 0
-    return zero and (operator == "clamp_min" or bounds.get("max") is None)
+    return zero and (at_least or bounds.get("max") is None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import fields
+from inspect import cleandoc
 from typing import Any, ClassVar
 
 from torch import nn
@@ -165,7 +166,7 @@ class ArtificialDerivative(Differentiating):
 
     ## References
     Hu, Zhang, Ge (Handling Vanishing Gradient Problem Using Artificial Derivative), equations 8
-    and 11.
+    and 11. What `derivative` may name, by x and the output y:
     """
 
     name = "artificial-derivative"
@@ -246,6 +247,18 @@ class ArtificialDerivative(Differentiating):
     def derivative_of(self, settings: dict[str, Any]) -> Derivative:
         settings = dict(settings)
         return derivative(str(settings.pop("derivative", "")), settings)
+
+
+def _table() -> str:
+    """Every derivative with its formula and source, as a table of the remedy's page."""
+    rows = [("derivative", "of", "formula", "source"), ("---",) * 4]
+    for name, kind in derivatives().items():
+        of = operators_of(kind)[0] if kind.native is None else kind.native.__name__
+        rows.append((name, of, f"`{kind.formula}`", kind.source))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+ArtificialDerivative.__doc__ = f"{cleandoc(ArtificialDerivative.__doc__ or '')}\n\n{_table()}"
 
 
 def _partly_dead(profile: Profile, found: Iterable[SiteProfile]) -> bool:

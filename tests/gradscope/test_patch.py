@@ -228,9 +228,10 @@ def test_a_changed_parameter_counts() -> None:
         raw["prescriptions"][0]["sites"] = ["3"]
 
     model = fresh()
-    apply(model, edited(Plan((DERIVATIVE,)), steeper))
+    patch = apply(model, edited(Plan((DERIVATIVE,)), steeper))
     assert type(model[1]) is nn.ReLU
-    assert model[3].derivative.k == 1.0  # type: ignore[union-attr]
+    [setting] = patch.settings
+    assert setting.derivative.k == 1.0  # type: ignore[attr-defined]
 
 
 def change_parameter(name: str, value: Any) -> Callable[[dict[str, Any]], None]:

@@ -157,7 +157,9 @@ def _status(each: Repaired) -> str:
 
 
 def _line(each: Repaired) -> str:
-    said = f"{each.cause} {each.name:40} {_status(each):14} {each.before:9.3g} -> {each.after:9.3g} "
+    said = (
+        f"{each.cause} {each.name:40} {_status(each):14} {each.before:9.3g} -> {each.after:9.3g} "
+    )
     return said + (each.repair if each.status is Status.FIXED else f"{each.repair}: {each.note}")
 
 

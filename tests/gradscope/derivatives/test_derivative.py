@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from gradscope import registry
 from gradscope.derivatives import derivative, derivatives
 from gradscope.errors import PlanError
 
@@ -132,3 +133,12 @@ def test_many_gradients_at_once_are_each_of_them(
     (found,) = torch.autograd.grad(y, x, each, is_grads_batched=True, retain_graph=True)
     expected = [torch.autograd.grad(y, x, one, retain_graph=True)[0] for one in each]
     torch.testing.assert_close(found, torch.stack(expected))
+
+
+def test_the_page_of_the_remedy_lists_every_derivative() -> None:
+    page = registry.remedy("artificial-derivative").__doc__ or ""
+    for name, kind in derivatives().items():
+        [row] = [line for line in page.splitlines() if line.startswith(f"| {name} |")]
+        assert row.count("|") == 5
+        assert kind.formula in row
+        assert kind.source in row
