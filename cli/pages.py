@@ -87,7 +87,7 @@ def summed_up(entry: Rule[Any] | Remedy) -> str:
 
 
 def _quoted(page: str) -> str:
-    """The page with quotation marks around code, which without colour looks like all other words."""
+    """The page with quotation marks around code, which without colour looks like other words."""
     from rich.console import Console
 
     console = Console()

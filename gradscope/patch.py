@@ -221,8 +221,8 @@ def replace_derivative(
         sites: names such as ``layer1.act`` (all uses of the module), ``layer1.act@1`` (the second
             in a forward pass) or ``layer1::relu@0`` (the first such call in that module), patterns
             such as ``encoder.*`` and ``*::relu`` (nothing happens where there is no such call), or
-            findings, of whose sites those are taken that the derivative can stand in for. By default
-            all its activation modules; function calls are patched where they are named.
+            findings, of whose sites those are taken that the derivative can stand in for. By
+            default all its activation modules; function calls are patched where they are named.
         strength: share of the artificial derivative, 0 to 1.
         parameters: of the derivative, such as ``k=3.5``.
 
