@@ -93,7 +93,9 @@ def _quoted(page: str) -> str:
     console = Console()
     if console.is_terminal and not console.no_color:
         return page
-    return re.sub(r"(?<![`'])(`{1,2})(?!`)([^`\n]+)\1(?![`'])", r"'\1\2\1'", page)
+    code = re.compile(r"(?<![`'])(`{1,2})(?!`)([^`]+)\1(?![`'])")
+    lines = page.split("\n")
+    return "\n".join(line if line[:1] == "|" else code.sub(r"'\1\2\1'", line) for line in lines)
 
 
 def _print(renderable: RenderableType) -> None:
