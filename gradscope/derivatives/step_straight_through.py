@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from gradscope.derivatives.surrogates import OfStep
+from gradscope.derivatives.surrogates import OfStep, straight_through
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,4 @@ class StepStraightThrough(OfStep):
             self.require_positive("clip")
 
     def artificial(self, gradient: Tensor, x: Tensor, y: Tensor | None, **arguments: Any) -> Tensor:
-        if self.clip is None:
-            return gradient
-        return torch.where(x.abs() > self.clip, 0.0, gradient)
+        return straight_through(gradient, x, self.clip)

@@ -15,7 +15,7 @@ from torch import Tensor
 from gradscope.derivatives import Derivative
 from gradscope.derivatives.backward import widened
 
-__all__ = ["OfRound", "OfSign", "OfStep", "fast_sigmoid", "triangle"]
+__all__ = ["OfRound", "OfSign", "OfStep", "fast_sigmoid", "straight_through", "triangle"]
 
 
 def triangle(distance: Tensor, width: float) -> Tensor:
@@ -26,6 +26,11 @@ def triangle(distance: Tensor, width: float) -> Tensor:
 def fast_sigmoid(distance: Tensor, k: float) -> Tensor:
     """1 / (1 + k distance)^2; ``distance`` >= 0."""
     return (1 + k * distance).square().reciprocal()
+
+
+def straight_through(gradient: Tensor, x: Tensor, clip: float | None) -> Tensor:
+    """The gradient where abs(x) <= clip, or anywhere if there is no clip; 0 elsewhere."""
+    return gradient if clip is None else torch.where(x.abs() > clip, 0.0, gradient)
 
 
 class _Jumps(Derivative):
