@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from types import TracebackType
@@ -18,7 +19,7 @@ from gradscope.errors import PlanError, UsageError
 from gradscope.patching import Reached, Setting, operators_of, stands_in
 from gradscope.profile.sharding import bare
 from gradscope.randomness import preserved_randomness
-from gradscope.records import Change, Finding, Findings, Plan, Prescription, Value
+from gradscope.records import Change, Finding, Findings, Origin, Plan, Prescription, Value
 from gradscope.remedies import Training, Undo
 from gradscope.remedies.moments import carry_over
 
@@ -196,6 +197,9 @@ def apply(model: nn.Module, plan: Plan) -> Patch:
         try:
             for number, prescription in enumerate(plan.prescriptions, 1):
                 undos.append(_apply_one(bare(model), prescription, number))
+        except PlanError as error:
+            _undo(undos)
+            raise PlanError(_located(plan, number - 1, str(error))) from error
         except BaseException:
             _undo(undos)
             raise
@@ -294,6 +298,23 @@ def _apply_one(model: nn.Module, prescription: Prescription, number: int) -> Und
             return remedy.apply(model, prescription)
     except PlanError as error:
         raise PlanError(f"Prescription {number} ({remedy.name}): {error}") from error
+
+
+def _located(plan: Plan, number: int, message: str) -> str:
+    """The message with the file and the line of what it is about, if the plan was read from one."""
+    origin: Origin | None = getattr(plan, "origin", None)
+    if origin is None:
+        return message
+    entry = plan.prescriptions[number]
+    place: tuple[int | str, ...] = ("plan", "prescriptions", number)
+    for name, value in entry.parameters.items():
+        named = re.search(rf"\b{re.escape(name)}\b", message) is not None
+        if repr(name) in message or (named and repr(value) in message):
+            return f"{origin.name}, line {origin.line((*place, 'parameters', name))}: {message}"
+    for index, site in enumerate(entry.sites):
+        if repr(site) in message:
+            return f"{origin.name}, line {origin.line((*place, 'sites', index))}: {message}"
+    return f"{origin.name}, line {origin.line((*place, 'remedy'))}: {message}"
 
 
 def _undo(undos: list[Undo]) -> None:

@@ -11,7 +11,7 @@ channel (dimension 1 of a convolution's).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -29,6 +29,7 @@ __all__ = [
     "LossCall",
     "Measure",
     "ModeLosses",
+    "Origin",
     "ParameterBias",
     "ParameterProfile",
     "Plan",
@@ -554,8 +555,31 @@ class Prescription:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Origin:
+    """The file that a plan was read from.
+
+    Attributes:
+        name: of the file.
+        line: the line of a place in it, such as ``("plan", "prescriptions", 0, "sites", 1)``.
+    """
+
+    name: str
+    line: Callable[[tuple[int | str, ...]], int]
+
+
+class _MayHaveOrigin:
+    """Room for what is no part of a plan: equal plans need not come from the same file."""
+
+    __slots__ = ("origin",)
+
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class Plan(_MayHaveOrigin):
     """What to do about the findings.
+
+    One that was read from a file also has an ``origin``, for messages.
 
     Attributes:
         prescriptions: applied together, in this order, by ``gradscope.apply``.

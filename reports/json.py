@@ -15,13 +15,13 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from gradscope.errors import GradscopeError, PlanError, ReportError
-from gradscope.records import SCHEMA_VERSION, Plan, Report
+from gradscope.records import SCHEMA_VERSION, Origin, Plan, Report
 from gradscope.reports.wording import each_string
 
 if TYPE_CHECKING:
@@ -125,7 +125,9 @@ def read_plan(text: str, name: str) -> Plan:
     _check_version(raw, name, "plan", PlanError)
     if repeated := _repeated(text):
         raise PlanError(f"{name} has {repeated[0]!r} twice in one object: take one of them out.")
-    return cast("PlanFile", _validated(PlanFile, text, name, "plan", PlanError)).plan
+    plan = cast("PlanFile", _validated(PlanFile, text, name, "plan", PlanError)).plan
+    object.__setattr__(plan, "origin", Origin(name, partial(_line, text)))
+    return plan
 
 
 def schema() -> dict[str, Any]:
