@@ -21,9 +21,9 @@ LEARNING_RATE = 0.05
 BATCH_SIZE = 64
 
 
-def build_model() -> nn.Module:
+def build_model(hidden_layers: int = HIDDEN_LAYERS) -> nn.Module:
     layers: list[nn.Module] = [nn.Flatten()]
-    for fan_in in [28 * 28] + [WIDTH] * (HIDDEN_LAYERS - 1):
+    for fan_in in [28 * 28] + [WIDTH] * (hidden_layers - 1):
         layers += [nn.Linear(fan_in, WIDTH), nn.Sigmoid()]
     model = nn.Sequential(*layers, nn.Linear(WIDTH, 10))
     for layer in model:

@@ -19,7 +19,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
@@ -33,19 +33,24 @@ from rich.table import Table
 from scipy import stats
 from torch import Tensor, nn
 
-from gradscope.examples.fashion_mnist import Batches, load_fashion_mnist
+from gradscope.examples.deep_sigmoid_mlp import (
+    BATCH_SIZE,
+    HIDDEN_LAYERS,
+    LEARNING_RATE,
+    WIDTH,
+    build_data,
+    build_model,
+    build_optimizer,
+    evaluate,
+    loss,
+)
+from gradscope.examples.fashion_mnist import load_fashion_mnist
 from gradscope.examples.training import accuracy
 from gradscope.profile import profile
 from gradscope.records import Plan, Prescription, Value
 from gradscope.registry import remedy
-from gradscope.subject import Subject
+from gradscope.subject import Subject, step_from_loss
 from gradscope.trial import Arm, Running
-
-WIDTH = 128
-WEIGHT_STD = 0.05
-LEARNING_RATE = 0.05
-BATCH_SIZE = 64
-LAYERS = 7
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class Row:
 
     name: str
     acts: tuple[tuple[str, dict[str, Value]], ...] = ()
-    layers: int = LAYERS
+    layers: int = HIDDEN_LAYERS
 
 
 @dataclass(frozen=True)
@@ -119,35 +124,14 @@ ROWS = (
 )
 
 
-def build_model(layers: int = LAYERS) -> nn.Module:
-    modules: list[nn.Module] = [nn.Flatten()]
-    for fan_in in [28 * 28] + [WIDTH] * (layers - 1):
-        modules += [nn.Linear(fan_in, WIDTH), nn.Sigmoid()]
-    model = nn.Sequential(*modules, nn.Linear(WIDTH, 10))
-    for layer in model:
-        if isinstance(layer, nn.Linear):
-            nn.init.normal_(layer.weight, 0.0, WEIGHT_STD)
-            nn.init.zeros_(layer.bias)
-    return model
-
-
-def step(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    return nn.functional.cross_entropy(model(batch[0]), batch[1])
-
-
 def subject_of(layers: int) -> Subject:
-    data = load_fashion_mnist()
-
-    def build_optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.SGD(parameters, lr=LEARNING_RATE)
-
     return Subject(
         name=f"{layers} sigmoid layers",
         build_model=lambda: build_model(layers),
-        build_data=lambda: Batches(data.train_images, data.train_labels, BATCH_SIZE),
-        step=step,
+        build_data=build_data,
+        step=step_from_loss(loss),
         build_optimizer=build_optimizer,
-        evaluate=lambda model: {"test accuracy": accuracy(model, data)},
+        evaluate=evaluate,
     )
 
 

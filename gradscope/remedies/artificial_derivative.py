@@ -117,6 +117,13 @@ class Differentiating(Remedy):
         here += [site for site, names in calls.items() if names & faulty]
         return here, [*everywhere, *calls], refused
 
+    def collapsed(self) -> Refusal:
+        """For what is found because the forward carries no information."""
+        return self.refusal(
+            "the forward signal has collapsed (GS204): a larger gradient has nothing to sort the "
+            "samples by"
+        )
+
     def fused(self, found: Iterable[SiteProfile], model: nn.Module) -> list[Refusal]:
         """For what was found at layers whose activations are inside one fused call."""
         recurrent = [
@@ -185,12 +192,7 @@ class ArtificialDerivative(Differentiating):
         self, finding: Finding, profile: Profile, model: nn.Module
     ) -> list[Prescription | Refusal]:
         if finding.code == "GS101" and finding.cause == "GS204":
-            return [
-                self.refusal(
-                    "the forward signal has collapsed (GS204): a larger gradient has nothing to "
-                    "sort the samples by"
-                )
-            ]
+            return [self.collapsed()]
         found = sites_found(profile, finding)
         proposals: list[Prescription | Refusal] = []
         refused: list[Refusal] = self.fused(found, model)

@@ -55,12 +55,7 @@ class BetaDerivative(Differentiating):
         self, finding: Finding, profile: Profile, model: nn.Module
     ) -> list[Prescription | Refusal]:
         if finding.cause == "GS204":
-            return [
-                self.refusal(
-                    "the forward signal has collapsed (GS204): a larger gradient has nothing to "
-                    "sort the samples by"
-                )
-            ]
+            return [self.collapsed()]
         found = sites_found(profile, finding)
         chosen = self.derivative_of({})
         here, everywhere, refused = self.reachable(chosen, profile, model, found)

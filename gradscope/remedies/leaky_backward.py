@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any, ClassVar
 
 from torch import nn
 
-from gradscope.derivatives import Derivative
-from gradscope.derivatives.relu_leaky import ReLULeaky
-from gradscope.errors import PlanError
+from gradscope.derivatives import Derivative, derivative
 from gradscope.records import Finding, Prescription, Profile, Refusal
 from gradscope.remedies import sites_found
 from gradscope.remedies.artificial_derivative import STRENGTH, UNIT_AXIS, Differentiating
 
 __all__ = ["LeakyBackward"]
+
+_NAME = "relu-leaky"
 
 
 class LeakyBackward(Differentiating):
@@ -56,7 +55,7 @@ class LeakyBackward(Differentiating):
         self, finding: Finding, profile: Profile, model: nn.Module
     ) -> list[Prescription | Refusal]:
         _, everywhere, refused = self.reachable(
-            ReLULeaky(), profile, model, sites_found(profile, finding)
+            self.derivative_of({}), profile, model, sites_found(profile, finding)
         )
         if not everywhere:
             return [*refused] or [self.refusal("there is no ReLU in this model")]
@@ -66,8 +65,4 @@ class LeakyBackward(Differentiating):
         return [self.prescription(finding, reason, everywhere, slope=0.01), *refused]
 
     def derivative_of(self, settings: dict[str, Any]) -> Derivative:
-        known = [entry.name for entry in fields(ReLULeaky)]
-        unknown = [name for name in settings if name not in known]
-        if unknown:
-            raise PlanError(f"{self.name} has no parameter {unknown[0]!r}.")
-        return ReLULeaky(**settings)
+        return derivative(_NAME, settings)
