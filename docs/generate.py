@@ -1,9 +1,15 @@
-"""Writes docs/rules and docs/remedies from the code; with --check, fails where they are stale."""
+"""Writes docs/rules and docs/remedies from the code, docs/experiments from the runs kept there.
+
+README's tables between ``<!-- table NAME N -->`` and ``<!-- end -->`` are written too: the N-th of
+``docs/experiments/NAME.json``. With --check it writes nothing, and fails where something is stale.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import inspect
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,10 +17,13 @@ from typing import Any
 
 from gradscope import registry
 from gradscope.discovery import summary
+from gradscope.examples.experiments.results import Run, Table, read_run
 from gradscope.profile import DEFAULT_STEPS
 from gradscope.rules import Rule, describe_limits
 
 DOCS = Path(__file__).parent
+README = DOCS.parent / "README.md"
+FOLDERS = ("rules", "remedies", "experiments")
 NONE = "no other rule's fault"
 
 
@@ -22,8 +31,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if stale")
     check = parser.parse_args().check
-    pages = dict(rule_pages()) | dict(remedy_pages())
-    present = {path for folder in ("rules", "remedies") for path in (DOCS / folder).glob("*.md")}
+    pages = dict(rule_pages()) | dict(remedy_pages()) | dict(experiment_pages())
+    present = {README, *(path for folder in FOLDERS for path in (DOCS / folder).glob("*.md"))}
     stale = [
         path
         for path, text in pages.items()
@@ -119,6 +128,45 @@ def remedy_pages() -> Iterator[tuple[Path, str]]:
             DOCS / "remedies" / f"{remedy.name}.md",
             f"# {remedy.name}\n\n{page(remedy)}{parameters}",
         )
+
+
+def experiment_pages() -> Iterator[tuple[Path, str]]:
+    tables: dict[str, list[Table]] = {}
+    listed = []
+    for path in sorted((DOCS / "experiments").glob("*.json")):
+        run = read_run(path)
+        module = importlib.import_module(module_of(run))
+        tables[path.stem] = module.tables(run)
+        about = inspect.cleandoc(module.__doc__ or "")
+        title, _, rest = about.partition("\n")
+        listed.append((f"[{path.stem}]({path.stem}.md)", title.replace("|", r"\|")))
+        settings = ", ".join(f"{name} {value}" for name, value in run.settings.items())
+        versions = ", ".join(f"{name} {value}" for name, value in run.versions.items())
+        yield (
+            path.with_suffix(".md"),
+            f"# {title.rstrip('.')}\n{rest}\n\n"
+            + f"[This run]({path.name}) is of `{run.command}`: {settings}; {versions}.\n"
+            + "".join(f"\n## {each.title}\n\n{each.markdown()}" for each in tables[path.stem]),
+        )
+    yield (
+        DOCS / "experiments" / "index.md",
+        "# Experiments\n\n" + table(("experiment", "what it is"), listed),
+    )
+
+    def filled(marks: re.Match[str]) -> str:
+        name, number = marks["name"], int(marks["number"])
+        return f"{marks['begin']}\n{tables[name][number - 1].markdown()}<!-- end -->"
+
+    pattern = r"(?P<begin><!-- table (?P<name>\S+) (?P<number>\d+) -->)\n.*?<!-- end -->"
+    text = README.read_text(encoding="utf-8")
+    yield README, re.sub(pattern, filled, text, flags=re.DOTALL)
+
+
+def module_of(run: Run) -> str:
+    """The module that the command of a run starts."""
+    found = re.match(r"python (?:examples/(\w+)\.py|-m (\S+))", run.command)
+    assert found is not None, run.command
+    return f"gradscope.examples.{found[1]}" if found[1] else found[2]
 
 
 def page(documented: object) -> str:

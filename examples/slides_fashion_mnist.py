@@ -16,7 +16,6 @@ the last hidden layer arrives at the first, before and after training, and the t
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -25,11 +24,11 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from scipy import stats
 from torch import Tensor, nn
 
@@ -44,6 +43,7 @@ from gradscope.examples.deep_sigmoid_mlp import (
     evaluate,
     loss,
 )
+from gradscope.examples.experiments.results import Run, Table, mean, standard_error, write_run
 from gradscope.examples.fashion_mnist import load_fashion_mnist
 from gradscope.examples.training import accuracy
 from gradscope.profile import profile
@@ -195,29 +195,31 @@ def interval(values: Sequence[float]) -> float:
     """Half of the 95 % interval of the mean."""
     if len(values) < 2:
         return math.nan
-    return float(stats.sem(values) * stats.t.ppf(0.975, len(values) - 1))
+    return standard_error(values) * float(stats.t.ppf(0.975, len(values) - 1))
 
 
-def table_of(results: Sequence[Result], title: str) -> Table:
-    table = Table(title=title)
-    for heading in ("training", "test accuracy", "95 %", "signal left", "after", "s a run"):
-        table.add_column(heading, justify="left" if heading == "training" else "right")
-    for name in dict.fromkeys(result.row for result in results):
-        mine = [result for result in results if result.row == name]
-        accuracies = [result.accuracy for result in mine]
-        table.add_row(
-            name,
-            f"{_mean(accuracies):.1%}",
-            f"± {interval(accuracies):.1%}",
-            f"{_mean([result.ratio_before for result in mine]):.1e}",
-            f"{_mean([result.ratio_after for result in mine]):.1e}",
-            f"{_mean([result.seconds for result in mine]):.0f}",
+def tables(run: Run) -> list[Table]:
+    rows = []
+    for name in dict.fromkeys(result["row"] for result in run.results):
+        mine = [result for result in run.results if result["row"] == name]
+        accuracies = [result["accuracy"] for result in mine]
+        rows.append(
+            (
+                name,
+                f"{mean(accuracies):.1%} ± {interval(accuracies):.1%}",
+                *(_ratio(mine, when) for when in ("ratio_before", "ratio_after")),
+                f"{mean([result['seconds'] for result in mine]):.0f}",
+            )
         )
-    return table
+    epochs, seeds, data = (run.settings[name] for name in ("epochs", "seeds", "data"))
+    title = f"{epochs} epochs, {seeds} seeds, Fashion-MNIST: {data}"
+    return [Table(title, ("training", "test accuracy", "signal left", "after", "s a run"), rows)]
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def _ratio(results: Sequence[dict[str, Any]], when: str) -> str:
+    """NaN where a training diverged, which is null in what is kept."""
+    values = [math.nan if result[when] is None else result[when] for result in results]
+    return f"{mean(values):.1e}"
 
 
 def main() -> None:
@@ -238,22 +240,21 @@ def main() -> None:
         results = [
             future.result() for future in track(waiting, "training", console=Console(stderr=True))
         ]
-    source = load_fashion_mnist().source
-    title = f"{arguments.epochs} epochs, {arguments.seeds} seeds, Fashion-MNIST: {source}"
-    console.print(table_of(results, title))
-    if arguments.json is not None:
-        settings = {
-            "command": "python examples/slides_fashion_mnist.py",
+    kept = Run(
+        "python examples/slides_fashion_mnist.py",
+        {
             "epochs": arguments.epochs,
             "seeds": arguments.seeds,
             "batch_size": BATCH_SIZE,
             "learning_rate": LEARNING_RATE,
-            "data": "shipped sample" if source == "shipped sample" else "full",
-            "torch": torch.__version__,
-        }
-        entries = [asdict(result) for result in results]
-        text = json.dumps({"settings": settings, "results": entries}, indent=1)
-        arguments.json.write_text(text + "\n")
+            "data": "shipped sample" if load_fashion_mnist().source == "shipped sample" else "full",
+        },
+        [asdict(result) for result in results],
+    )
+    for table in tables(kept):
+        console.print(table.printed())
+    if arguments.json is not None:
+        write_run(arguments.json, kept)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ original had "a = 0.01 and alpha = 7", which swaps the two.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -23,10 +22,8 @@ from gradscope.derivatives.logistic import logistic_of_magnitude
 
 def isigmoid(x: Tensor, a: float, alpha: float) -> Tensor:
     """sigma(x) where abs(x) < a, and alpha (x -+ a) + sigma(+-a) beyond; of any shape."""
-    end = 1 / (1 + math.exp(-a))
-    right = alpha * (x - a) + end
-    left = alpha * (x + a) + (1 - end)
-    return torch.where(x >= a, right, torch.where(x <= -a, left, torch.sigmoid(x)))
+    middle = x.clamp(-a, a)
+    return torch.add(torch.sigmoid(middle), x - middle, alpha=alpha)
 
 
 class Isigmoid(nn.Module):
@@ -71,7 +68,9 @@ class IsigmoidMin(Derivative):
         return isigmoid(x, **arguments)
 
     def true(self, gradient: Tensor, x: Tensor, y: Tensor | None, **arguments: Any) -> Tensor:
-        middle: Tensor = torch.ops.aten.sigmoid_backward(gradient, torch.sigmoid(x))
+        # Where it is used, the output is sigma(x).
+        s = torch.sigmoid(x) if y is None else y
+        middle: Tensor = torch.ops.aten.sigmoid_backward(gradient, s)
         return torch.where(x.abs() >= arguments["a"], gradient * arguments["alpha"], middle)
 
     def artificial(self, gradient: Tensor, x: Tensor, y: Tensor | None, **arguments: Any) -> Tensor:

@@ -18,7 +18,14 @@ FOLDER = Path(__file__).parents[2] / "examples"
 
 NOT_SUBJECTS = {"__init__", "fashion_mnist", "make_fashion_mnist_sample", "training"}
 
-EXPERIMENTS = {"slides_fashion_mnist"}
+EXPERIMENTS = {
+    "bias_meter",
+    "derivative_search",
+    "paper_alexnet",
+    "paper_relu_approximation",
+    "paper_sigmoid_comparison",
+    "slides_fashion_mnist",
+}
 """They print a table of many trainings, and have tests of their own."""
 
 EXAMPLES = sorted(

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from gradscope.derivatives.isigmoid import Isigmoid
+
 Formula = Callable[[float], float]
 
 
@@ -102,13 +104,6 @@ def elu(alpha: float, scale: float = 1.0) -> Formula:
 
 def softsign(x: float) -> float:
     return 1 / (1 + abs(x)) ** 2
-
-
-def isigmoid(x: Tensor, a: float, alpha: float) -> Tensor:
-    end = 1 / (1 + math.exp(-a))
-    y = torch.sigmoid(x)
-    y = torch.where(x >= a, alpha * (x - a) + end, y)
-    return torch.where(x <= -a, alpha * (x + a) + (1 - end), y)
 
 
 def to_jump(x: float, decimals: int = 0) -> float:
@@ -250,7 +245,7 @@ CASES = (
     ),
     Case(
         "isigmoid-min",
-        lambda x, inplace: isigmoid(x, 0.01, 1.0),
+        lambda x, inplace: Isigmoid(0.01, 1.0)(x),
         lambda x: 1.0 if abs(x) >= 0.01 else smaller(x),
         1,
         lambda x: 1.0 if abs(x) >= 0.01 else sigmoid_slope(x),
@@ -258,7 +253,7 @@ CASES = (
     ),
     Case(
         "isigmoid-min",
-        lambda x, inplace: isigmoid(x, 2.0, 0.1),
+        lambda x, inplace: Isigmoid(2.0, 0.1)(x),
         lambda x: 0.1 if abs(x) >= 2 else smaller(x),
         0.5,
         lambda x: 0.1 if abs(x) >= 2 else sigmoid_slope(x),

@@ -1,0 +1,234 @@
+"""Beyond the paper: which artificial derivative repairs most, and leaves a live network alone?
+
+    python examples/derivative_search.py
+
+Candidates are the paper's sigma(k x) and min(y, 1 - y), and what can be made of them: other k,
+slopes, floors, windows, multiples, each also kept to idle units (selective) or handed over to the
+true derivative in the first half of training (annealed). Each learns the networks of the paper's
+Table 2 or Table 4 (from Xavier weights), and then trains networks that are alive, on Fashion-MNIST,
+where it should end where the true derivative ends.
+
+``python -m tests.zoo.derivatives`` tries the same candidates on dead networks of other kinds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from fnmatch import fnmatch
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from gradscope.examples import paper_relu_approximation as paper_relu
+from gradscope.examples import paper_sigmoid_comparison as paper_sigmoid
+from gradscope.examples import slides_fashion_mnist as slides
+from gradscope.examples.deep_sigmoid_mlp import BATCH_SIZE
+from gradscope.examples.experiments.approximation import EPOCHS, format_p, p_value
+from gradscope.examples.experiments.candidates import OF_RELU, OF_SIGMOID, Candidate
+from gradscope.examples.experiments.ensemble import Activation, Task, train
+from gradscope.examples.experiments.handover import Annealed, Never
+from gradscope.examples.experiments.results import Run, Table, mean, write_run
+from gradscope.examples.fashion_mnist import load_fashion_mnist
+from gradscope.examples.training import accuracy
+from gradscope.patching import reach
+from gradscope.trial import Arm, Running
+
+TRUE = "true derivative"
+CANDIDATES = {"ReLU": OF_RELU, "sigmoid": OF_SIGMOID}
+PAPERS_OWN = {"ReLU": "sigma(3.5 x)", "sigmoid": "min(y, 1 - y)"}
+
+ALLOWED = 0.01
+"""How much accuracy a derivative may cost a live network, in shares of the test images."""
+
+LIVE = {
+    "ReLU": (
+        slides.Row("7 layers, N(0, 0.05)", slides.RELU),
+        slides.Row("7 layers, He", slides.RELU + slides.HE),
+        slides.Row("16 layers, He", slides.RELU + slides.HE, layers=16),
+        slides.Row("7 layers, BatchNorm", slides.RELU + slides.BATCH_NORM),
+    ),
+    "sigmoid": (
+        slides.Row("3 layers, N(0, 0.05)", layers=3),
+        slides.Row("7 layers, N(0, 1)", slides.act("re-initialise", scheme="normal", sigma=1.0)),
+        slides.Row("7 layers, Xavier x 4", slides.act("re-initialise", scheme="xavier", gain=4.0)),
+        slides.Row("7 layers, BatchNorm", slides.BATCH_NORM),
+    ),
+}
+"""Live networks as the slides' series makes them, of 128 units a layer."""
+
+STAGES = 20
+"""In how many steps a candidate is handed over on a live network."""
+
+
+def activation(candidate: Candidate, epochs: int) -> Activation:
+    if candidate.share == 0:
+        return Activation(candidate.derivative, handover=Never)
+    if math.isinf(candidate.share):
+        return Activation(candidate.derivative)
+    over = partial(Annealed, epochs=max(1, round(epochs * candidate.share)))
+    return Activation(candidate.derivative, handover=over)
+
+
+def tasks(of: str, candidate: Candidate, epochs: int) -> dict[str, Task]:
+    """The networks of the paper's table, by set and layers."""
+    used = activation(candidate, epochs)
+    if of == "ReLU":
+        return {
+            f"{name}{layers}": paper_relu.task(name, layers, used, rate, epochs)
+            for name, rate in paper_relu.RATES.items()
+            for layers in paper_relu.LAYERS
+        }
+    return {
+        f"{name}{layers}": paper_sigmoid.task(name, "Xavier", layers, used, rate, epochs)
+        for name, rate in paper_sigmoid.RATES.items()
+        for layers in paper_sigmoid.LAYERS[name]
+    }
+
+
+def learn(of: str, candidate: Candidate, runs: int, epochs: int) -> dict[str, Any]:
+    """All networks of the table; ``losses`` are means over them, one of each seed."""
+    torch.set_num_threads(1)
+    best = {
+        name: train(task, range(runs)).best for name, task in tasks(of, candidate, epochs).items()
+    }
+    losses = torch.stack(list(best.values())).mean(0)
+    return {
+        "part": "table",
+        "of": of,
+        "candidate": candidate.name,
+        "cells": {name: round(losses.mean().item(), 5) for name, losses in best.items()},
+        "losses": [round(loss, 5) for loss in losses.tolist()],
+    }
+
+
+def live(of: str, candidate: Candidate, row: slides.Row, seed: int, epochs: int) -> dict[str, Any]:
+    """One training of a live network."""
+    torch.set_num_threads(1)
+    data = load_fashion_mnist()
+    steps = epochs * (len(data.train_labels) // BATCH_SIZE)
+    plan = slides.plan_of(row, steps)
+    running = Running(slides.subject_of(row.layers), Arm(row.name, plan), seed)
+    put = reach(running.model, [("*", candidate.derivative)]) if candidate.share else None
+    for stage in range(1, STAGES + 1):
+        running.advance(steps * stage // STAGES)
+        if put is not None and not math.isinf(candidate.share):
+            for setting in put.settings:
+                setting.set(max(0.0, 1 - stage / STAGES / candidate.share))
+    return {
+        "part": "live",
+        "of": of,
+        "candidate": candidate.name,
+        "network": row.name,
+        "seed": seed,
+        "accuracy": round(accuracy(running.model, data), 4),
+    }
+
+
+def tables(run: Run) -> list[Table]:
+    made = []
+    for of in CANDIDATES:
+        mine = [entry for entry in run.results if entry["of"] == of]
+        on_table = {entry["candidate"]: entry for entry in mine if entry["part"] == "table"}
+        if on_table:
+            made.append(_table(of, on_table))
+        alive = [entry for entry in mine if entry["part"] == "live"]
+        if alive:
+            made.append(_live_table(of, alive, run))
+    return made
+
+
+def _table(of: str, entries: dict[str, dict[str, Any]]) -> Table:
+    own = entries.get(PAPERS_OWN[of])
+    rows = []
+    for name, entry in entries.items():
+        cells = [f"{value:.3f}" for value in entry["cells"].values()]
+        shown = ""
+        if own is not None and entry is not own:
+            shown = format_p(p_value(entry["losses"], own["losses"]))
+        rows.append((name, *cells, f"{mean(entry['losses']):.4f}", shown))
+    first = next(iter(entries.values()))
+    number = 2 if of == "ReLU" else 4
+    return Table(
+        f"{of}: mean test losses on Table {number}",
+        ("derivative", *first["cells"], "all", "p"),
+        rows,
+        f"Columns are set and layers. p: that all are lower than of {PAPERS_OWN[of]} by chance.",
+    )
+
+
+def _live_table(of: str, entries: Sequence[dict[str, Any]], run: Run) -> Table:
+    found: dict[tuple[str, str], list[float]] = {}
+    for entry in entries:
+        found.setdefault((entry["candidate"], entry["network"]), []).append(entry["accuracy"])
+    networks = list(dict.fromkeys(entry["network"] for entry in entries))
+    rows = []
+    for name in dict.fromkeys(entry["candidate"] for entry in entries):
+        costs = [mean(found[name, each]) - mean(found[TRUE, each]) for each in networks]
+        shown = [
+            f"{mean(found[name, each]):.1%}" if name == TRUE else f"{100 * cost:+.1f}"
+            for each, cost in zip(networks, costs, strict=True)
+        ]
+        harmless = "" if name == TRUE else "yes" if min(costs) >= -ALLOWED else "no"
+        rows.append((name, *shown, harmless))
+    epochs, seeds, data = (run.settings[name] for name in ("live_epochs", "seeds", "data"))
+    return Table(
+        f"{of}: live networks, test accuracy after {epochs} epochs, {seeds} seeds",
+        ("derivative", *networks, "harmless"),
+        rows,
+        f"In points beside the true derivative, on Fashion-MNIST ({data}). Harmless: no network "
+        f"loses more than {100 * ALLOWED:g}.",
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--of", choices=CANDIDATES, action="append", help="both, unless given")
+    parser.add_argument("--only", default="*", help="names of candidates, with * for any text")
+    parser.add_argument("--runs", type=int, default=100, help="a network of the tables; 0 for none")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of the tables")
+    parser.add_argument("--seeds", type=int, default=5, help="a live network; 0 for none")
+    parser.add_argument("--live-epochs", type=int, default=4, help="of live networks")
+    parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
+    parser.add_argument("--json", type=Path, help="where to write what the tables are made of")
+    arguments = parser.parse_args()
+    chosen = [
+        (of, candidate)
+        for of in arguments.of or CANDIDATES
+        for candidate in CANDIDATES[of]
+        if candidate.name == TRUE or fnmatch(candidate.name, arguments.only)
+    ]
+    with ProcessPoolExecutor(arguments.jobs, get_context("spawn")) as pool:
+        waiting: list[Future[dict[str, Any]]] = []
+        if arguments.runs:
+            sizes = (arguments.runs, arguments.epochs)
+            waiting += [pool.submit(learn, of, candidate, *sizes) for of, candidate in chosen]
+        waiting += [
+            pool.submit(live, of, candidate, row, seed, arguments.live_epochs)
+            for of, candidate in chosen
+            for row in LIVE[of]
+            for seed in range(arguments.seeds)
+        ]
+        bar = track(waiting, "training", console=Console(stderr=True))
+        results = [future.result() for future in bar]
+    names = ("runs", "epochs", "seeds", "live_epochs")
+    settings = {name: getattr(arguments, name) for name in names}
+    data = load_fashion_mnist().source
+    settings["data"] = data if data == "shipped sample" else "full"
+    run = Run("python examples/derivative_search.py", settings, results)
+    console = Console()
+    for table in tables(run):
+        console.print(table.printed())
+    if arguments.json is not None:
+        write_run(arguments.json, run)
+
+
+if __name__ == "__main__":
+    main()

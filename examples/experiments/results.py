@@ -1,0 +1,120 @@
+"""Tables of an experiment, and the small JSON file that a run of it is kept in.
+
+Each experiment has a
+
+    def tables(run: Run) -> list[Table]
+
+which makes the tables out of what is kept alone: what it prints, and the page that ``make docs``
+writes from ``docs/experiments/NAME.json``, are the same.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.table import Table as RichTable
+from scipy import stats
+
+__all__ = ["Run", "Table", "mean", "read_run", "standard_error", "write_run"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that is printed or written as Markdown.
+
+    Attributes:
+        title: what is counted, over what.
+        headings: of the columns.
+        rows: cells as text.
+        note: how to read it, below the table.
+        names: how many columns at the left are names, and no numbers.
+    """
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+    names: int = 1
+
+    def printed(self) -> RichTable:
+        """For the terminal."""
+        table = RichTable(title=self.title, caption=self.note or None, box=box.SIMPLE_HEAD)
+        for index, heading in enumerate(self.headings):
+            table.add_column(heading, justify="right" if index >= self.names else "left")
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+    def markdown(self) -> str:
+        """Without the title, which is for whoever places it."""
+        kinds = ["---" if index < self.names else "---:" for index in range(len(self.headings))]
+        lines = [self.headings, kinds, *self.rows]
+        text = "".join("| " + " | ".join(line) + " |\n" for line in lines)
+        return text + (f"\n{self.note}\n" if self.note else "")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of an experiment, as it is kept.
+
+    Attributes:
+        command: that makes it again.
+        settings: seeds, sizes, data; what the command's options and the file's constants were.
+        results: one entry a cell or training, of numbers and words.
+        versions: of what computed them.
+    """
+
+    command: str
+    settings: dict[str, Any]
+    results: list[dict[str, Any]]
+    versions: dict[str, str] = field(
+        default_factory=lambda: {"python": platform.python_version(), "torch": torch.__version__}
+    )
+
+
+def write_run(path: Path, run: Run) -> None:
+    """As JSON, which has no NaN: those are null."""
+    values = {"command": run.command, "versions": run.versions, "settings": run.settings}
+    lines = ",\n".join(f"  {json.dumps(_finite(entry))}" for entry in run.results)
+    head = json.dumps(values, indent=1)
+    path.write_text(f'{head[:-2]},\n "results": [\n{lines}\n ]\n}}\n', encoding="utf-8")
+
+
+def read_run(path: Path) -> Run:
+    """A run that was kept.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is no JSON.
+    """
+    return Run(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def _finite(value: Any) -> Any:
+    """``value`` without numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    if isinstance(value, float) and value - value != 0:
+        return None
+    return value
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Of the mean of independent values; NaN of fewer than two, or where one is not finite."""
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        return math.nan
+    return float(stats.sem(values))
