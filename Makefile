@@ -1,7 +1,7 @@
 # make demo    find, repair and prove, on the shipped example (the first run installs into .venv)
 # make test    all tests
 # make check   format, lint, types, import layers, generated docs
-# make docs    writes the pages of rules and remedies from the code
+# make docs    writes the pages of rules, remedies and experiments, and README's tables of experiments
 # make bench   the benchmarks
 # make score   how often the rules are right on the labelled subjects of the zoo; on those that no
 #              limit was set by: make score SCORE_ARGS='--half held-out'
@@ -30,7 +30,7 @@ check: $(DEV_INSTALLED) links
 	cd build/links && ../../$(BIN)/lint-imports --no-logo --config ../../pyproject.toml
 	$(BIN)/python docs/generate.py --check
 
-# The pages of docs/rules and docs/remedies are made from the code.
+# The pages of docs/rules and docs/remedies are made from the code, those of docs/experiments from runs.
 docs: $(DEV_INSTALLED)
 	$(BIN)/python docs/generate.py
 

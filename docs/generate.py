@@ -139,7 +139,7 @@ def experiment_pages() -> Iterator[tuple[Path, str]]:
         tables[path.stem] = module.tables(run)
         about = inspect.cleandoc(module.__doc__ or "")
         title, _, rest = about.partition("\n")
-        listed.append((f"[{path.stem}]({path.stem}.md)", title.replace("|", r"\|")))
+        listed.append((f"[{path.stem}]({path.stem}.md)", title))
         settings = ", ".join(f"{name} {value}" for name, value in run.settings.items())
         versions = ", ".join(f"{name} {value}" for name, value in run.versions.items())
         yield (
@@ -155,6 +155,8 @@ def experiment_pages() -> Iterator[tuple[Path, str]]:
 
     def filled(marks: re.Match[str]) -> str:
         name, number = marks["name"], int(marks["number"])
+        if not 1 <= number <= len(tables.get(name, [])):
+            raise SystemExit(f"README.md has {marks['begin']}, and there is no such table.")
         return f"{marks['begin']}\n{tables[name][number - 1].markdown()}<!-- end -->"
 
     pattern = r"(?P<begin><!-- table (?P<name>\S+) (?P<number>\d+) -->)\n.*?<!-- end -->"
@@ -174,9 +176,10 @@ def page(documented: object) -> str:
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    return Table("", headings, rows, names=len(headings)).markdown()
 
 
 if __name__ == "__main__":
+    # Some experiments are of the tests.
+    sys.path.insert(0, str(DOCS.parent))
     sys.exit(main())

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +25,9 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from gradscope.bias import bias
-from gradscope.examples.experiments.results import Run, Table, mean, standard_error, write_run
+from gradscope.derivatives import derivatives
+from gradscope.examples.experiments.command_line import add_options, command, finish, positive
+from gradscope.examples.experiments.results import Run, Table, mean, standard_error
 from gradscope.examples.fashion_mnist import SAMPLE, load_fashion_mnist
 from gradscope.patch import replace_derivative
 from gradscope.records import Value
@@ -45,7 +46,7 @@ SIGMOID_WEIGHTS = (XAVIER, PYTORCH)
 RELU = "relu-logistic"
 SELECTIVE = "selective"
 SIGMOIDS = ("sigmoid-min", "sigmoid-beta")
-SELECTIVE_K = 2.0
+SELECTIVE_K = 1.0
 """The steepness of relu-logistic where it is selective: its default."""
 
 QUANTITIES = {
@@ -124,7 +125,10 @@ def measure_relu(weights: str, depth: int, ks: Sequence[float], seed: int) -> li
     torch.manual_seed(seed)
     model, batch = build_model(depth, nn.ReLU, weights), draw_batch()
     cell = {"weights": weights, "depth": depth, "seed": seed}
-    entries = [cell | {"derivative": RELU, "k": k} | measure(model, batch, RELU, k=k) for k in ks]
+    entries = [
+        cell | {"derivative": RELU, "k": k} | measure(model, batch, RELU, k=k, selective=False)
+        for k in ks
+    ]
     selective = measure(model, batch, RELU, k=SELECTIVE_K, selective=True)
     selective |= {"dead": rounded(dead_share(model, batch[0]))}
     return [*entries, cell | {"derivative": SELECTIVE, "k": SELECTIVE_K} | selective]
@@ -153,7 +157,7 @@ def measure_all(depth: int, ks: Sequence[float], seed: int) -> Iterator[Entry]:
 def tables(run: Run) -> list[Table]:
     """Three of relu-logistic for each initialisation, one of it selective, two of sigmoid's."""
     read = (
-        "Rows: hidden layers. 0.73(1) is 0.73 ± 0.01, mean and standard error over "
+        "Rows are numbers of hidden layers. 0.73(1) is 0.73 ± 0.01, mean and standard error over "
         f"{run.settings['seeds']} seeds."
     )
     ks = dict.fromkeys(entry["k"] for entry in run.results if entry["derivative"] == RELU)
@@ -168,7 +172,10 @@ def tables(run: Run) -> list[Table]:
     for weights in RELU_WEIGHTS:
         wanted = {"weights": weights, "derivative": SELECTIVE}
         columns |= {weights: ("cosine", wanted), f"{weights}, dead": ("dead", wanted)}
-    note = f"{read} Dead: share of units that are zero on the whole batch; only they are changed."
+    note = (
+        f"{read} Dead: share of units that are zero on the whole batch; only they are changed. "
+        f"Weights of {HE} and of {NORMAL} differ in their scale alone, so the same units are dead."
+    )
     title = f"{RELU}, selective, k = {SELECTIVE_K:g}: {QUANTITIES['cosine']}"
     found.append(table_of(run, title, columns, note))
     short = dict(zip(("whole", "first", "norm"), QUANTITIES, strict=True))
@@ -179,7 +186,8 @@ def tables(run: Run) -> list[Table]:
             for weights in SIGMOID_WEIGHTS
             for name, quantity in short.items()
         }
-        found.append(table_of(run, derivative, columns, f"{read} {note.capitalize()}."))
+        title = f"{derivative}, {derivatives()[derivative].formula} for y (1 - y)"
+        found.append(table_of(run, title, columns, f"{read} {note.capitalize()}."))
     return found
 
 
@@ -205,10 +213,9 @@ def table_of(
     return Table(title, ("layers", *columns), rows, note)
 
 
-def shown(values: Sequence[float | None], is_ratio: bool) -> str:
+def shown(values: Sequence[float], is_ratio: bool) -> str:
     """The mean, down to the first digit of its standard error, which is in brackets."""
-    numbers = [math.nan if value is None else value for value in values]
-    value, error = mean(numbers), standard_error(numbers)
+    value, error = mean(values), standard_error(values)
     if not math.isfinite(value):
         return "–"
     if is_ratio and not 0.01 <= value < 100:
@@ -224,13 +231,13 @@ def shown(values: Sequence[float | None], is_ratio: bool) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--depths", type=int, nargs="+", default=DEPTHS, help="hidden layers")
+    parser.add_argument("--depths", type=positive, nargs="+", default=DEPTHS, help="hidden layers")
     parser.add_argument("--k", type=float, nargs="+", default=STEEPNESSES, help="steepnesses")
-    parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--json", type=Path, help="where to write what the tables are made of")
+    parser.add_argument("--seeds", type=positive, default=SEEDS)
+    add_options(parser, processes=False)
     arguments = parser.parse_args()
-    if min(arguments.depths) < 1 or min(arguments.k) <= 0 or arguments.seeds < 1:
-        parser.error("depths and seeds are at least 1, and k is above 0")
+    if min(arguments.k) <= 0:
+        parser.error("k is above 0")
     cells = [(depth, seed) for depth in arguments.depths for seed in range(arguments.seeds)]
     progress = track(cells, "measuring", console=Console(stderr=True))
     settings = {
@@ -240,15 +247,11 @@ def main() -> None:
         "data": "shipped sample",
     }
     run = Run(
-        "python examples/bias_meter.py",
+        command("examples/bias_meter.py", parser, arguments),
         settings,
         [entry for depth, seed in progress for entry in measure_all(depth, arguments.k, seed)],
     )
-    console = Console()
-    for table in tables(run):
-        console.print(table.printed())
-    if arguments.json is not None:
-        write_run(arguments.json, run)
+    finish(run, tables, arguments.json)
 
 
 if __name__ == "__main__":

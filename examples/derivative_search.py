@@ -16,26 +16,30 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
 from fnmatch import fnmatch
 from functools import partial
-from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import track
 
 from gradscope.examples import paper_relu_approximation as paper_relu
 from gradscope.examples import paper_sigmoid_comparison as paper_sigmoid
 from gradscope.examples import slides_fashion_mnist as slides
 from gradscope.examples.deep_sigmoid_mlp import BATCH_SIZE
-from gradscope.examples.experiments.approximation import EPOCHS, format_p, p_value
+from gradscope.examples.experiments.approximation import EPOCHS
 from gradscope.examples.experiments.candidates import OF_RELU, OF_SIGMOID, Candidate
+from gradscope.examples.experiments.command_line import (
+    Call,
+    add_options,
+    all_of,
+    command,
+    finish,
+    positive,
+)
 from gradscope.examples.experiments.ensemble import Activation, Task, train
 from gradscope.examples.experiments.handover import Annealed, Never
-from gradscope.examples.experiments.results import Run, Table, mean, write_run
+from gradscope.examples.experiments.results import Run, Table, mean, standard_error
+from gradscope.examples.experiments.significance import format_p, p_value
 from gradscope.examples.fashion_mnist import load_fashion_mnist
 from gradscope.examples.training import accuracy
 from gradscope.patching import reach
@@ -51,18 +55,33 @@ ALLOWED = 0.01
 LIVE = {
     "ReLU": (
         slides.Row("7 layers, N(0, 0.05)", slides.RELU),
-        slides.Row("7 layers, He", slides.RELU + slides.HE),
         slides.Row("16 layers, He", slides.RELU + slides.HE, layers=16),
         slides.Row("7 layers, BatchNorm", slides.RELU + slides.BATCH_NORM),
     ),
     "sigmoid": (
-        slides.Row("3 layers, N(0, 0.05)", layers=3),
         slides.Row("7 layers, N(0, 1)", slides.act("re-initialise", scheme="normal", sigma=1.0)),
         slides.Row("7 layers, Xavier x 4", slides.act("re-initialise", scheme="xavier", gain=4.0)),
         slides.Row("7 layers, BatchNorm", slides.BATCH_NORM),
     ),
 }
 """Live networks as the slides' series makes them, of 128 units a layer."""
+
+FINALISTS = {
+    "ReLU": (
+        "sigma(2 x)",
+        PAPERS_OWN["ReLU"],
+        "sigma(1 x), selective",
+        "1 or sigma(x)",
+        "1 or 0.3 sigma(x)",
+    ),
+    "sigmoid": (
+        PAPERS_OWN["sigmoid"],
+        "1.5 min(y, 1 - y)",
+        "2 min(y, 1 - y)",
+        "4 y (1 - y)",
+    ),
+}
+"""What is tried on live networks beside the true derivative: the best of a kind, the paper's."""
 
 STAGES = 20
 """In how many steps a candidate is handed over on a live network."""
@@ -96,9 +115,7 @@ def tasks(of: str, candidate: Candidate, epochs: int) -> dict[str, Task]:
 def learn(of: str, candidate: Candidate, runs: int, epochs: int) -> dict[str, Any]:
     """All networks of the table; ``losses`` are means over them, one of each seed."""
     torch.set_num_threads(1)
-    best = {
-        name: train(task, range(runs)).best for name, task in tasks(of, candidate, epochs).items()
-    }
+    best = {name: train(task, range(runs)) for name, task in tasks(of, candidate, epochs).items()}
     losses = torch.stack(list(best.values())).mean(0)
     return {
         "part": "table",
@@ -109,7 +126,9 @@ def learn(of: str, candidate: Candidate, runs: int, epochs: int) -> dict[str, An
     }
 
 
-def live(of: str, candidate: Candidate, row: slides.Row, seed: int, epochs: int) -> dict[str, Any]:
+def train_live(
+    of: str, candidate: Candidate, row: slides.Row, seed: int, epochs: int
+) -> dict[str, Any]:
     """One training of a live network."""
     torch.set_num_threads(1)
     data = load_fashion_mnist()
@@ -149,18 +168,24 @@ def _table(of: str, entries: dict[str, dict[str, Any]]) -> Table:
     own = entries.get(PAPERS_OWN[of])
     rows = []
     for name, entry in entries.items():
-        cells = [f"{value:.3f}" for value in entry["cells"].values()]
-        shown = ""
-        if own is not None and entry is not own:
-            shown = format_p(p_value(entry["losses"], own["losses"]))
-        rows.append((name, *cells, f"{mean(entry['losses']):.4f}", shown))
-    first = next(iter(entries.values()))
+        sets = [
+            mean([value for cell, value in entry["cells"].items() if cell.startswith(letter)])
+            for letter in "AB"
+        ]
+        losses = entry["losses"]
+        diverged = sum(not math.isfinite(loss) for loss in losses)
+        shown = [f"{value:.4f}" for value in (*sets, mean(losses), standard_error(losses))]
+        if diverged:
+            shown = [f"{sets[0]:.4f}" if math.isfinite(sets[0]) else "–", "–", "–", "–"]
+        p = "" if own is None or entry is own else format_p(p_value(losses, own["losses"]))
+        rows.append((name, *shown, f"{diverged} diverged" if diverged else p))
     number = 2 if of == "ReLU" else 4
     return Table(
         f"{of}: mean test losses on Table {number}",
-        ("derivative", *first["cells"], "all", "p"),
+        ("derivative", "set A", "set B", "all", "s. e.", "p"),
         rows,
-        f"Columns are set and layers. p: that all are lower than of {PAPERS_OWN[of]} by chance.",
+        f"p: of all being so much lower than those of {PAPERS_OWN[of]} by chance (paired "
+        "permutation test, one-sided, not corrected for the number of rows).",
     )
 
 
@@ -171,10 +196,16 @@ def _live_table(of: str, entries: Sequence[dict[str, Any]], run: Run) -> Table:
     networks = list(dict.fromkeys(entry["network"] for entry in entries))
     rows = []
     for name in dict.fromkeys(entry["candidate"] for entry in entries):
-        costs = [mean(found[name, each]) - mean(found[TRUE, each]) for each in networks]
+        gains = [
+            [one - other for one, other in zip(found[name, each], found[TRUE, each], strict=True)]
+            for each in networks
+        ]
+        costs = [mean(each) for each in gains]
         shown = [
-            f"{mean(found[name, each]):.1%}" if name == TRUE else f"{100 * cost:+.1f}"
-            for each, cost in zip(networks, costs, strict=True)
+            f"{mean(found[name, each]):.1%}"
+            if name == TRUE
+            else f"{100 * cost:+.1f} ± {100 * standard_error(gain):.1f}"
+            for each, cost, gain in zip(networks, costs, gains, strict=True)
         ]
         harmless = "" if name == TRUE else "yes" if min(costs) >= -ALLOWED else "no"
         rows.append((name, *shown, harmless))
@@ -183,51 +214,44 @@ def _live_table(of: str, entries: Sequence[dict[str, Any]], run: Run) -> Table:
         f"{of}: live networks, test accuracy after {epochs} epochs, {seeds} seeds",
         ("derivative", *networks, "harmless"),
         rows,
-        f"In points beside the true derivative, on Fashion-MNIST ({data}). Harmless: no network "
-        f"loses more than {100 * ALLOWED:g}.",
+        f"In points beside the true derivative, ± their standard error, on Fashion-MNIST ({data}). "
+        f"Harmless: no network loses more than {100 * ALLOWED:g}.",
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--of", choices=CANDIDATES, action="append", help="both, unless given")
+    parser.add_argument("--of", choices=CANDIDATES, nargs="+", default=list(CANDIDATES))
     parser.add_argument("--only", default="*", help="names of candidates, with * for any text")
-    parser.add_argument("--runs", type=int, default=100, help="a network of the tables; 0 for none")
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of the tables")
-    parser.add_argument("--seeds", type=int, default=5, help="a live network; 0 for none")
-    parser.add_argument("--live-epochs", type=int, default=4, help="of live networks")
-    parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
-    parser.add_argument("--json", type=Path, help="where to write what the tables are made of")
+    parser.add_argument("--runs", type=positive, default=100, help="a network of the tables")
+    parser.add_argument("--epochs", type=positive, default=EPOCHS, help="of the tables")
+    parser.add_argument("--seeds", type=positive, default=5, help="a live network")
+    parser.add_argument("--live-epochs", type=positive, default=3, help="of live networks")
+    add_options(parser)
     arguments = parser.parse_args()
     chosen = [
         (of, candidate)
-        for of in arguments.of or CANDIDATES
+        for of in arguments.of
         for candidate in CANDIDATES[of]
         if candidate.name == TRUE or fnmatch(candidate.name, arguments.only)
     ]
-    with ProcessPoolExecutor(arguments.jobs, get_context("spawn")) as pool:
-        waiting: list[Future[dict[str, Any]]] = []
-        if arguments.runs:
-            sizes = (arguments.runs, arguments.epochs)
-            waiting += [pool.submit(learn, of, candidate, *sizes) for of, candidate in chosen]
-        waiting += [
-            pool.submit(live, of, candidate, row, seed, arguments.live_epochs)
-            for of, candidate in chosen
-            for row in LIVE[of]
-            for seed in range(arguments.seeds)
-        ]
-        bar = track(waiting, "training", console=Console(stderr=True))
-        results = [future.result() for future in bar]
+    if len(chosen) == len(arguments.of):
+        parser.error(f"no candidate is called {arguments.only!r}")
+    sizes = (arguments.runs, arguments.epochs)
+    calls: list[Call] = [(learn, (of, candidate, *sizes)) for of, candidate in chosen]
+    calls += [
+        (train_live, (of, candidate, row, seed, arguments.live_epochs))
+        for of, candidate in chosen
+        if candidate.name in (TRUE, *FINALISTS[of])
+        for row in LIVE[of]
+        for seed in range(arguments.seeds)
+    ]
+    results = all_of(calls, arguments.jobs, "training")
     names = ("runs", "epochs", "seeds", "live_epochs")
     settings = {name: getattr(arguments, name) for name in names}
-    data = load_fashion_mnist().source
-    settings["data"] = data if data == "shipped sample" else "full"
-    run = Run("python examples/derivative_search.py", settings, results)
-    console = Console()
-    for table in tables(run):
-        console.print(table.printed())
-    if arguments.json is not None:
-        write_run(arguments.json, run)
+    settings["data"] = load_fashion_mnist().name
+    made_by = command("examples/derivative_search.py", parser, arguments)
+    finish(Run(made_by, settings, results), tables, arguments.json)
 
 
 if __name__ == "__main__":

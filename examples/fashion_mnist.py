@@ -56,6 +56,14 @@ class FashionMNIST:
     test_labels: Tensor
     source: str
 
+    @property
+    def name(self) -> str:
+        """What experiments call it: they keep no names of folders."""
+        if self.source in ("shipped sample", str(SAMPLE)):
+            return "shipped sample"
+        count = len(self.train_labels)
+        return "full Fashion-MNIST" if count == 60000 else f"{count} images of Fashion-MNIST"
+
 
 class Batches:
     """Shuffled batches of images and labels, in a new order on every pass.

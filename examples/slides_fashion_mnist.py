@@ -19,16 +19,11 @@ import argparse
 import math
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
-from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import track
 from scipy import stats
 from torch import Tensor, nn
 
@@ -43,7 +38,14 @@ from gradscope.examples.deep_sigmoid_mlp import (
     evaluate,
     loss,
 )
-from gradscope.examples.experiments.results import Run, Table, mean, standard_error, write_run
+from gradscope.examples.experiments.command_line import (
+    add_options,
+    all_of,
+    command,
+    finish,
+    positive,
+)
+from gradscope.examples.experiments.results import Run, Table, mean, standard_error
 from gradscope.examples.fashion_mnist import load_fashion_mnist
 from gradscope.examples.training import accuracy
 from gradscope.profile import profile
@@ -89,7 +91,7 @@ HE = act("re-initialise", scheme="he")
 RELU = act("activation-swap", activation="relu")
 BATCH_NORM = act("norm-insertion", layers=f"BatchNorm1d({WIDTH})")
 AD_SIGMOID = act("artificial-derivative", derivative="sigmoid-min")
-AD_RELU = act("artificial-derivative", derivative="relu-logistic", k=3.5)
+AD_RELU = act("artificial-derivative", derivative="relu-logistic", k=3.5, selective=False)
 SELECTIVE = act("artificial-derivative", derivative="relu-logistic", k=3.5, selective=True)
 
 ROWS = (
@@ -217,44 +219,34 @@ def tables(run: Run) -> list[Table]:
 
 
 def _ratio(results: Sequence[dict[str, Any]], when: str) -> str:
-    """NaN where a training diverged, which is null in what is kept."""
-    values = [math.nan if result[when] is None else result[when] for result in results]
-    return f"{mean(values):.1e}"
+    return f"{mean([result[when] for result in results]):.1e}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--epochs", type=int, default=14)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--epochs", type=positive, default=14)
+    parser.add_argument("--seeds", type=positive, default=5)
     parser.add_argument("--rows", default="*", help="names, with * for any text")
-    parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
-    parser.add_argument("--json", type=Path, help="where to write what the table is made of")
+    add_options(parser)
     arguments = parser.parse_args()
     rows = [row for row in ROWS if fnmatch(row.name.lower(), arguments.rows.lower())]
     if not rows:
         parser.error(f"no row is called {arguments.rows!r}")
     tasks = [(row, seed) for row in rows for seed in range(arguments.seeds)]
-    console = Console()
-    with ProcessPoolExecutor(arguments.jobs, get_context("spawn")) as pool:
-        waiting = [pool.submit(run, row, seed, arguments.epochs) for row, seed in tasks]
-        results = [
-            future.result() for future in track(waiting, "training", console=Console(stderr=True))
-        ]
+    calls = [(run, (row, seed, arguments.epochs)) for row, seed in tasks]
+    results = all_of(calls, arguments.jobs, "training")
     kept = Run(
-        "python examples/slides_fashion_mnist.py",
+        command("examples/slides_fashion_mnist.py", parser, arguments),
         {
             "epochs": arguments.epochs,
             "seeds": arguments.seeds,
             "batch_size": BATCH_SIZE,
             "learning_rate": LEARNING_RATE,
-            "data": "shipped sample" if load_fashion_mnist().source == "shipped sample" else "full",
+            "data": load_fashion_mnist().name,
         },
         [asdict(result) for result in results],
     )
-    for table in tables(kept):
-        console.print(table.printed())
-    if arguments.json is not None:
-        write_run(arguments.json, kept)
+    finish(kept, tables, arguments.json)
 
 
 if __name__ == "__main__":

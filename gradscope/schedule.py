@@ -78,7 +78,7 @@ class Conversion:
             ...; conversion.step(mean_training_loss)
 
     At the end of an epoch whose training loss exceeds ``factor`` times the best epoch's so far, the
-    derivative in use gives way to the other (Hu, Zhang, Ge, section IV.A, with A = 1.035 as the
+    derivative in use gives way to the other (Hu, Zhang, Ge, section III.A, with A = 1.035 as the
     factor). The paper does not say which comes first; here it is the artificial one.
 
     Attributes:

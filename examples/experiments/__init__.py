@@ -1,6 +1,12 @@
-"""What the experiments share: ensembles, networks, data, tables. They stand one folder up.
+"""What the experiments share; they stand one folder up, as ``examples/*.py``.
 
-An experiment is an example that prints tables of many trainings. It has a ``main``, and a function
-``tables`` that makes the tables out of a run as it is kept (``results.py``); ``make docs`` writes a
-page from the same.
+To add one: a file in ``examples`` with a ``main`` and ``tables(run)``, its name in ``EXPERIMENTS``
+of ``tests/examples/test_examples.py``, a run of it with ``--json docs/experiments/NAME.json``, and
+``make docs``, which writes a page from that.
+
+- ``results.py``: tables, and the file a run is kept in; ``command_line.py``: options and processes.
+- ``ensemble.py``: many small networks trained as one; ``handover.py``: when they use the artificial
+  derivative; ``approximation.py``: cells of the paper's Tables 2 and 4; ``significance.py``.
+- ``candidates.py``: what the search for a default compares.
+- ``alexnet.py``, ``colour_images.py``, ``cifar100.py``: networks and data of Figures 7 to 9.
 """

@@ -10,23 +10,27 @@ import argparse
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
-from pathlib import Path
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
-from scipy import stats
 
+from gradscope.examples.experiments.command_line import (
+    add_options,
+    all_of,
+    command,
+    finish,
+    positive,
+)
 from gradscope.examples.experiments.ensemble import Task, train
-from gradscope.examples.experiments.results import Run, Table, mean, standard_error, write_run
+from gradscope.examples.experiments.results import Run, Table, mean, standard_error
+from gradscope.examples.experiments.significance import format_p, p_value
 
 __all__ = [
+    "EPOCHS",
     "Cell",
     "Losses",
     "Published",
@@ -35,7 +39,6 @@ __all__ = [
     "compared",
     "distribution",
     "main",
-    "p_value",
     "uniform",
 ]
 
@@ -46,6 +49,13 @@ EPOCHS = 300
 
 INTERVALS = (0.001, 0.01, 0.05, 0.1, 0.2)
 """Where losses are counted between; the paper's own are in its figures only."""
+
+READING = (
+    "Agrees: the paper's mean lies within two standard errors (s. e.) of ours, or ours rounds to "
+    "it. The paper's own error is not known; with one like ours, a sixth of the rows would say no "
+    "by chance. p: of a mean so much lower than the plain activation's by chance (paired "
+    "permutation test)."
+)
 
 Published = Mapping[tuple[str, int, str], str]
 """The paper's mean by set, layers and arm, as it is printed."""
@@ -84,8 +94,8 @@ class Losses:
 
     @classmethod
     def read(cls, entry: Mapping[str, Any]) -> Losses:
-        # JSON has no infinity: a run that diverged in its first epoch has none.
-        losses = (math.inf if loss is None else loss for loss in entry["losses"])
+        # JSON has no infinity; it is the loss of a run that diverged in its first epoch.
+        losses = (math.inf if math.isnan(loss) else loss for loss in entry["losses"])
         return cls(**{**entry, "losses": tuple(losses)})
 
     @property
@@ -98,10 +108,11 @@ def uniform(count: int, inputs: int, generator: torch.Generator) -> torch.Tensor
     return torch.empty(inputs, count).uniform_(-EDGE, EDGE, generator=generator)
 
 
-def learned(cell: Cell, runs: int) -> dict[str, Any]:
+def learn(cell: Cell, runs: int) -> dict[str, Any]:
+    """Trains the cell's runs, with the seeds 0, 1, 2 …; an entry of the results."""
     torch.set_num_threads(1)
     start = time.perf_counter()
-    best = train(cell.task, range(runs)).best
+    best = train(cell.task, range(runs))
     return {
         "set": cell.set,
         "start": cell.start,
@@ -121,86 +132,50 @@ def agrees(found: Losses, published: str) -> bool:
     return abs(found.mean - float(published)) <= allowed
 
 
-def p_value(better: Sequence[float], worse: Sequence[float]) -> float:
-    """How likely a mean so much lower is by chance: the signs of the runs' differences are flipped.
-
-    NaN where a run diverged, as the mean is none.
-    """
-    difference = np.subtract(better, worse)
-    if not np.isfinite(difference).all():
-        return math.nan
-    test = stats.permutation_test(
-        (difference,),
-        np.mean,
-        permutation_type="samples",
-        alternative="less",
-        n_resamples=99_999,
-        batch=10_000,
-        rng=np.random.default_rng(0),
-    )
-    return float(test.pvalue)
-
-
-def compared(title: str, found: Iterable[Losses], published: Published, baseline: str) -> Table:
+def compared(
+    title: str, found: Iterable[Losses], published: Published, baseline: str, note: str = ""
+) -> Table:
     """One row a cell: ours, the paper's, and how sure it is that it beats the baseline's mean."""
     cells = list(found)
     plain = {cell.layers: cell for cell in cells if cell.arm == baseline}
     rows = []
     for cell in sorted(cells, key=lambda cell: cell.layers):
         paper = published.get((cell.set, cell.layers, cell.arm), "")
-        versus = (
-            ""
-            if cell.arm == baseline
-            else format_p(p_value(cell.losses, plain[cell.layers].losses))
-        )
+        diverged = sum(not math.isfinite(loss) for loss in cell.losses)
+        found_p = p_value(cell.losses, plain[cell.layers].losses)
         rows.append(
             (
                 str(cell.layers),
                 cell.arm,
-                f"{cell.mean:.4f}",
-                f"{standard_error(cell.losses):.4f}" if math.isfinite(cell.mean) else "–",
+                f"{diverged} diverged" if diverged else f"{cell.mean:.4f}",
+                "–" if diverged else f"{standard_error(cell.losses):.4f}",
                 f"{median(cell.losses):.2g}",
                 paper,
                 "" if not paper else "yes" if agrees(cell, paper) else "no",
-                versus,
+                "" if cell.arm == baseline else format_p(found_p),
             )
         )
     headings = ("layers", "activation", "mean", "s. e.", "median", "paper", "agrees", "p")
-    note = (
-        "Agrees: within two standard errors (s. e.) of ours, the paper's being unknown, or its "
-        "rounding. "
-        f"p: that the mean is lower than {baseline}'s by chance."
-    )
-    return Table(title, headings, rows, note, names=2)
+    return Table(title, headings, rows, f"{READING} {note}".rstrip(), names=2)
 
 
-def format_p(p: float) -> str:
-    """Short; a dash where there is none."""
-    return "–" if math.isnan(p) else f"{p:.2g}" if p >= 1e-4 else "< 1e-4"
-
-
-def by_rate(title: str, found: Iterable[Losses], plain: str, artificial: str) -> Table:
-    """Means of the plain activation by learning rate, beside the artificial derivative's."""
-    cells = {(cell.layers, cell.arm, cell.rate): cell for cell in found}
-    rates = sorted({rate for _, arm, rate in cells if arm == plain})
-    (usual,) = {rate for _, arm, rate in cells if arm == artificial}
-    rows = [
-        (
-            str(layers),
-            *(f"{cells[layers, plain, rate].mean:.4f}" for rate in rates),
-            f"{cells[layers, artificial, usual].mean:.4f}",
-        )
-        for layers in sorted({layers for layers, _, _ in cells})
-    ]
-    headings = ("layers", *(f"{rate:g}" for rate in rates), f"{artificial}, {usual:g}")
-    return Table(title, headings, rows)
+def by_rate(title: str, found: Iterable[Losses], arms: Sequence[str]) -> Table:
+    """Means of arms by learning rate."""
+    cells = {(cell.layers, cell.arm, cell.rate): cell for cell in found if cell.arm in arms}
+    rates = sorted({rate for _, _, rate in cells})
+    rows = []
+    for layers, arm in sorted({(layers, arm) for layers, arm, _ in cells}, key=lambda key: key[0]):
+        means = (cells[layers, arm, rate].mean for rate in rates)
+        rows.append((str(layers), arm, *(f"{value:.4f}" for value in means)))
+    headings = ("layers", "activation", *(f"{rate:g}" for rate in rates))
+    return Table(title, headings, rows, "Columns are learning rates.", names=2)
 
 
 def distribution(title: str, found: Iterable[Losses]) -> Table:
     """How many runs of each cell ended in which interval."""
     edges = (0.0, *INTERVALS, math.inf)
     names = [f"< {INTERVALS[0]:g}"]
-    names += [f"– {edge:g}" for edge in INTERVALS[1:]] + [f"> {INTERVALS[-1]:g}"]
+    names += [f"{low:g}–{high:g}" for low, high in pairwise(INTERVALS)] + [f"≥ {INTERVALS[-1]:g}"]
     rows = []
     for cell in sorted(found, key=lambda cell: cell.layers):
         counts, _ = np.histogram(cell.losses, edges)
@@ -223,24 +198,14 @@ def main(
         tables: made of the run.
     """
     parser = argparse.ArgumentParser(description=title)
-    parser.add_argument("--runs", type=int, default=100, help="a cell")
-    parser.add_argument("--epochs", type=int, default=EPOCHS)
-    parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
-    parser.add_argument("--json", type=Path, help="where to write what the tables are made of")
+    parser.add_argument("--runs", type=positive, default=100, help="a cell")
+    parser.add_argument("--epochs", type=positive, default=EPOCHS)
+    add_options(parser)
     arguments = parser.parse_args()
     # The longest first, or the last would be waited for.
     todo = sorted(cells(arguments.epochs), key=lambda cell: -cell.layers / cell.task.batch_size)
-    with ProcessPoolExecutor(arguments.jobs, get_context("spawn")) as pool:
-        waiting = [pool.submit(learned, cell, arguments.runs) for cell in todo]
-        bar = track(waiting, "cells", console=Console(stderr=True))
-        results = [future.result() for future in bar]
-    run = Run(
-        f"python examples/{file}",
-        {"runs": arguments.runs, "epochs": arguments.epochs, "seeds": f"0 to {arguments.runs - 1}"},
-        results,
-    )
-    console = Console()
-    for table in tables(run):
-        console.print(table.printed())
-    if arguments.json is not None:
-        write_run(arguments.json, run)
+    calls = [(learn, (cell, arguments.runs)) for cell in todo]
+    results = all_of(calls, arguments.jobs, "cells")
+    made_by = command(f"examples/{file}", parser, arguments)
+    settings = {"runs": arguments.runs, "epochs": arguments.epochs}
+    finish(Run(made_by, settings, results), tables, arguments.json)

@@ -148,10 +148,10 @@ def _candidates() -> tuple[list[Candidate], list[Candidate]]:
         Candidate("min(y, 1 - y), annealed", minimum, 0.5),
         Candidate("min(y, 1 - y), selective", derivative("sigmoid-min", {"selective": True})),
         *(Candidate(f"{s:g} min(y, 1 - y)", SigmoidScaled(scale=s)) for s in (1.5, 2.0)),
-        *(Candidate(f"{s:g} y (1 - y)", SigmoidMultiple(scale=s)) for s in (2.0, 3.0, 4.0)),
+        *(Candidate(f"{s:g} y (1 - y)", SigmoidMultiple(scale=s)) for s in (2.0, 4.0)),
         *(
             Candidate(f"y (1 - y) + {beta:g}", derivative("sigmoid-beta", {"beta": beta}))
-            for beta in (0.05, 0.1, 0.25)
+            for beta in (0.05, 0.25)
         ),
     ]
     return of_relu, of_sigmoid

@@ -38,9 +38,8 @@ def prepared(folder: Path | None, count: int, device: str) -> Data:
     if folder is not None:
         whole, name, classes, largest, border = load_cifar100(folder), "CIFAR-100", CLASSES, 255, 0
     else:
-        whole, name, classes, largest, border = load_fashion_mnist(), "shipped sample", 10, 1, 2
-        if whole.source != name:
-            name = "full Fashion-MNIST"
+        whole, classes, largest, border = load_fashion_mnist(), 10, 1, 2
+        name = whole.name
     generator = torch.Generator().manual_seed(0)
     share = min(1.0, count / len(whole.train_images)) if count else 1.0
 

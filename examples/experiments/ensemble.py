@@ -1,6 +1,6 @@
 """Ensembles: many small networks of one shape, trained side by side as one.
 
-Every tensor has the runs as its last dimension, so that one operation does a layer of all of them.
+The runs are the last dimension of what is computed with, so that one operation does a layer of all.
 Each run has its own weights, data, order of samples and optimizer state, drawn from a generator of
 its own, and comes out as it would alone.
 
@@ -23,7 +23,7 @@ from torch import Tensor
 from gradscope.derivatives import Derivative
 from gradscope.examples.experiments.handover import Always, Handover
 
-__all__ = ["Activation", "Ensemble", "Outcome", "Task", "common", "he", "train", "xavier"]
+__all__ = ["Activation", "Ensemble", "Task", "common", "he", "train", "xavier"]
 
 Initialise = Callable[[int, int, torch.Generator], Tensor]
 """Draws the weights ``(fan_out, fan_in)`` of a layer."""
@@ -116,6 +116,7 @@ class Ensemble:
         self.activation, self.ends = activation, ends
         self.handover = activation.handover(len(generators))
         shapes = list(pairwise(widths))
+        # Biases are drawn as torch draws them, as one more weight into each unit: a column.
         drawn = [
             torch.cat(
                 [
@@ -207,24 +208,16 @@ class Task:
     epochs: int
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """Mean squared errors on the test data, ``(runs,)`` each.
-
-    Attributes:
-        best: the lowest after any epoch, which the paper counts.
-        last: after the last epoch.
-    """
-
-    best: Tensor
-    last: Tensor
-
-
 @torch.no_grad()
-def train(task: Task, seeds: Sequence[int]) -> Outcome:
-    """Trains a run for each seed, all at once."""
-    # Where C's library is glibc, it keeps small blocks for the next step once a large one was
-    # freed. Handing them back to the system and getting them again takes a third of the time.
+def train(task: Task, seeds: Sequence[int]) -> Tensor:
+    """Trains a run for each seed, all at once.
+
+    Returns:
+        The lowest mean squared error on the test data after any epoch, which the paper counts;
+        ``(runs,)``, infinite where a run diverged in its first epoch.
+    """
+    # Once a large block was freed, glibc keeps the small ones that each step frees, instead of
+    # handing them back to the system and getting them again.
     torch.empty(2**22)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     (inputs, targets), test = (
@@ -237,16 +230,15 @@ def train(task: Task, seeds: Sequence[int]) -> Outcome:
     unseen, truth = (x.transpose(1, 2).contiguous() for x in test)
     ensemble = Ensemble(task.widths, task.initialise, task.activation, task.ends, generators)
     optimizer = _optimizer(task, ensemble)
-    best = last = torch.full((len(seeds),), math.inf)
+    best = torch.full((len(seeds),), math.inf)
     for _ in range(task.epochs):
         losses = []
         for batch in _batches(inputs, targets, task.batch_size, generators):
             losses.append(ensemble.differentiate(*batch))
             optimizer.step()
         ensemble.handover.step(torch.stack(losses).mean(0))
-        last = (ensemble(unseen) - truth).square().mean((0, 1))
-        best = torch.fmin(best, last)
-    return Outcome(best, last)
+        best = torch.fmin(best, (ensemble(unseen) - truth).square().mean((0, 1)))
+    return best
 
 
 def _optimizer(task: Task, ensemble: Ensemble) -> torch.optim.Optimizer:

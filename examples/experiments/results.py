@@ -21,9 +21,17 @@ from typing import Any
 import torch
 from rich import box
 from rich.table import Table as RichTable
+from rich.text import Text
 from scipy import stats
 
 __all__ = ["Run", "Table", "mean", "read_run", "standard_error", "write_run"]
+
+
+SCHEMA = 1
+"""Of the file; one that reads otherwise gets another number."""
+
+ROWS = "rows"
+"""Stands for the entries until each is written on a line of its own."""
 
 
 @dataclass(frozen=True)
@@ -46,18 +54,19 @@ class Table:
 
     def printed(self) -> RichTable:
         """For the terminal."""
-        table = RichTable(title=self.title, caption=self.note or None, box=box.SIMPLE_HEAD)
+        table = RichTable(title=Text(self.title), caption=Text(self.note), box=box.SIMPLE_HEAD)
         for index, heading in enumerate(self.headings):
-            table.add_column(heading, justify="right" if index >= self.names else "left")
+            table.add_column(Text(heading), justify="right" if index >= self.names else "left")
         for row in self.rows:
-            table.add_row(*row)
+            table.add_row(*map(Text, row))
         return table
 
     def markdown(self) -> str:
         """Without the title, which is for whoever places it."""
         kinds = ["---" if index < self.names else "---:" for index in range(len(self.headings))]
         lines = [self.headings, kinds, *self.rows]
-        text = "".join("| " + " | ".join(line) + " |\n" for line in lines)
+        cells = [[cell.replace("|", r"\|") for cell in line] for line in lines]
+        text = "".join("| " + " | ".join(line) + " |\n" for line in cells)
         return text + (f"\n{self.note}\n" if self.note else "")
 
 
@@ -81,11 +90,19 @@ class Run:
 
 
 def write_run(path: Path, run: Run) -> None:
-    """As JSON, which has no NaN: those are null."""
-    values = {"command": run.command, "versions": run.versions, "settings": run.settings}
-    lines = ",\n".join(f"  {json.dumps(_finite(entry))}" for entry in run.results)
-    head = json.dumps(values, indent=1)
-    path.write_text(f'{head[:-2]},\n "results": [\n{lines}\n ]\n}}\n', encoding="utf-8")
+    """As JSON. It has no NaN and no infinity: they are null, and are read as NaN."""
+    rows = [json.dumps(_finite(entry), allow_nan=False) for entry in run.results]
+    values = {
+        "schema": SCHEMA,
+        "command": run.command,
+        "versions": run.versions,
+        "settings": _finite(run.settings),
+        "results": [ROWS],
+    }
+    # One entry a line: a file of one number a line is five times as long, and nobody reads it.
+    text = json.dumps(values, indent=1, allow_nan=False)
+    text = text.replace(f'  "{ROWS}"', ",\n".join(f"  {row}" for row in rows))
+    path.write_text(f"{text}\n", encoding="utf-8")
 
 
 def read_run(path: Path) -> Run:
@@ -93,9 +110,21 @@ def read_run(path: Path) -> Run:
 
     Raises:
         OSError: there is no such file.
-        ValueError: it is no JSON.
+        ValueError: it is no JSON, or not of a run.
     """
-    return Run(**json.loads(path.read_text(encoding="utf-8")))
+    values = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict) or values.pop("schema", None) != SCHEMA:
+        raise ValueError(f"{path} holds no run of an experiment of schema {SCHEMA}.")
+    return Run(**_known(values))
+
+
+def _known(value: Any) -> Any:
+    """``value`` with NaN for what is null."""
+    if isinstance(value, dict):
+        return {key: _known(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_known(each) for each in value]
+    return math.nan if value is None else value
 
 
 def _finite(value: Any) -> Any:
@@ -104,7 +133,7 @@ def _finite(value: Any) -> Any:
         return {key: _finite(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [_finite(each) for each in value]
-    if isinstance(value, float) and value - value != 0:
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
 

@@ -2,12 +2,12 @@
 
 Units that are dead (x < 0 on every sample) get a gradient again. Near x = 0 it passes about half
 of what ReLU passes or blocks whole, so in a live deep stack it makes early gradients smaller, not
-larger: there, let it be selective.
+larger. By default it is selective, for dead units alone.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -22,14 +22,16 @@ class ReLULogistic(OfReLU):
 
     Attributes:
         k: steepness, per unit of pre-activation; larger is closer to ReLU's own derivative. The
-            paper has 1 in equation 8 and 3.5 in its experiment; 2 is decision 5.
+            paper has 1 in equation 8 and 3.5 in its experiment; decision 25 is for 1.
+        selective: as decision 25 found; the paper's is not.
     """
 
     name = "relu-logistic"
     formula = "sigma(k x)"
     source = "Hu, Zhang, Ge: Handling Vanishing Gradient Problem Using Artificial Derivative, eq. 8"
 
-    k: float = 2.0
+    k: float = 1.0
+    selective: bool = field(default=True, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

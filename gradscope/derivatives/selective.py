@@ -37,8 +37,9 @@ class Selective(Derivative):
     Attributes:
         selective: whether live units keep their true derivative, bit for bit.
         unit_axis: the dimension that counts units, all others being the batch: -1 after linear
-            layers, 1 after convolutions, as a profile's sites have it. Without a batch (one
-            dimension or none) each element is a unit. Only ``selective`` reads it.
+            layers, 1 after convolutions, as a profile's sites have it. None is 1 where there are
+            four dimensions or more, as after convolutions of images, and else -1. Without a batch
+            (one dimension or none) each element is a unit. Only ``selective`` reads it.
         peak: the largest magnitude of the true derivative, per unit of pre-activation.
     """
 
@@ -47,14 +48,14 @@ class Selective(Derivative):
     reads_output: ClassVar[bool] = False
 
     selective: bool = field(default=False, kw_only=True)
-    unit_axis: int = field(default=-1, kw_only=True)
+    unit_axis: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         selective: object = self.selective
         axis: object = self.unit_axis
         if not isinstance(selective, bool):
             raise PlanError(f"{self.name} needs selective to be true or false, not {selective!r}.")
-        if not isinstance(axis, int) or isinstance(axis, bool):
+        if axis is not None and (not isinstance(axis, int) or isinstance(axis, bool)):
             raise PlanError(f"{self.name} needs a whole number as unit_axis, not {axis!r}.")
 
     def __call__(
@@ -64,7 +65,8 @@ class Selective(Derivative):
         strength: float | Tensor = 1.0,
         **native_arguments: Any,
     ) -> Tensor:
-        if self.selective and x.ndim > 1 and not -x.ndim <= self.unit_axis < x.ndim:
+        axis = self._unit_axis(x)
+        if self.selective and x.ndim > 1 and not -x.ndim <= axis < x.ndim:
             raise PlanError(
                 f"{self.name} has unit_axis {self.unit_axis}, and was called on a tensor of shape "
                 f"{tuple(x.shape)}."
@@ -89,7 +91,12 @@ class Selective(Derivative):
     def _batch(self, x: Tensor) -> list[int]:
         if x.ndim < 2:
             return []
-        return [axis for axis in range(x.ndim) if axis != self.unit_axis % x.ndim]
+        return [axis for axis in range(x.ndim) if axis != self._unit_axis(x) % x.ndim]
+
+    def _unit_axis(self, x: Tensor) -> int:
+        if self.unit_axis is None:
+            return 1 if x.ndim >= 4 else -1
+        return self.unit_axis
 
     def backward(
         self,
@@ -111,7 +118,7 @@ class Selective(Derivative):
         idle = self.idle(x, y, **arguments)
         if looks:
             units = idle.flatten().nonzero()[:, 0]
-            axis = self.unit_axis if x.ndim > 1 else 0
+            axis = self._unit_axis(x) if x.ndim > 1 else 0
             few = _FEW_TOGETHER if x.stride(axis) >= _TOGETHER else _FEW_SCATTERED
             if len(units) <= few * idle.numel():
                 found = super().backward(

@@ -38,7 +38,8 @@ STRENGTH = "share of the artificial derivative, 0 to 1; the true one has the res
 
 UNIT_AXIS = (
     "the dimension that counts units, where selective: -1 after linear layers, 1 after "
-    "convolutions; or one for each site, such as '1, 1, -1'"
+    "convolutions; or one for each site, such as '1, 1, -1'; without it 1 for tensors of four "
+    "dimensions or more, else -1"
 )
 
 

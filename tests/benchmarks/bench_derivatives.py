@@ -33,7 +33,7 @@ Operator = Callable[[Tensor], Tensor]
 
 # name, parameters, and the native operator
 MOST_USED: list[tuple[str, dict[str, object], Operator]] = [
-    ("relu-logistic", {}, torch.relu),
+    ("relu-logistic", {"selective": False}, torch.relu),
     ("relu-logistic", {"selective": True}, torch.relu),
     ("sigmoid-min", {}, torch.sigmoid),
     ("sigmoid-min", {"selective": True}, torch.sigmoid),

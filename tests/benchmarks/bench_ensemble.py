@@ -20,6 +20,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from gradscope.examples.experiments.command_line import positive
 from gradscope.examples.experiments.ensemble import Task, train
 from gradscope.examples.paper_relu_approximation import ARMS, LAYERS, RATES, task
 from gradscope.patch import replace_derivative
@@ -35,7 +36,7 @@ def alone(task: Task, module: Callable[[], nn.Module], k: float | None) -> float
         layers += [nn.Linear(fan_in, fan_out), module()]
     model = nn.Sequential(*layers[:-1])
     if k is not None:
-        replace_derivative(model, "relu-logistic", k=k)
+        replace_derivative(model, "relu-logistic", k=k, selective=False)
     optimizer = torch.optim.Adam(model.parameters(), lr=task.rate, fused=True)
     loss_of = nn.functional.mse_loss
     best = float("inf")
@@ -61,8 +62,8 @@ def seconds(work: Callable[[], object]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--runs", type=int, default=100)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--runs", type=positive, default=100)
+    parser.add_argument("--rounds", type=positive, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print(
@@ -81,12 +82,14 @@ def main() -> None:
                 alone(several, nn.ReLU, k)
 
             times: dict[Callable[[], None], list[float]] = {together: [], single: []}
-            for _ in range(arguments.rounds + 1):
+            for round_ in range(arguments.rounds + 1):
                 for work in random.sample(list(times), k=2):
-                    times[work].append(seconds(work) / several.epochs)
+                    taken = seconds(work) / several.epochs
+                    if round_:  # the first is for warming up
+                        times[work].append(taken)
             ratios = [
-                alone_ * arguments.runs / all_
-                for all_, alone_ in list(zip(times[together], times[single], strict=True))[1:]
+                one * arguments.runs / all_
+                for all_, one in zip(times[together], times[single], strict=True)
             ]
             print(
                 f"{layers} layers, {arm:8}{statistics.median(times[together]):16.4f}"

@@ -74,7 +74,7 @@ def test_a_candidate_that_is_annealed_ends_with_the_true_derivative() -> None:
 @pytest.mark.slow
 def test_it_runs_as_a_script(tmp_path: Path) -> None:
     written = tmp_path / "run.json"
-    which = ("--of", "ReLU", "--only", "slope 0.1")
+    which = ("--of", "ReLU", "--only", "sigma(2 x)")
     sizes = ("--runs", "2", "--epochs", "1", "--seeds", "1", "--live-epochs", "1", "--jobs", "1")
     ran = subprocess.run(
         [sys.executable, "-W", "error", search.__file__, *which, *sizes, "--json", str(written)],
@@ -86,8 +86,16 @@ def test_it_runs_as_a_script(tmp_path: Path) -> None:
     run = read_run(written)
     assert [each["candidate"] for each in run.results if each["part"] == "table"] == [
         "true derivative",
-        "slope 0.1",
+        "sigma(2 x)",
     ]
-    assert len([each for each in run.results if each["part"] == "live"]) == 8
+    assert len([each for each in run.results if each["part"] == "live"]) == 6
     assert "mean test losses on Table 2" in ran.stdout
     assert "live networks" in ran.stdout
+
+
+def test_a_candidate_that_is_not_there_is_refused() -> None:
+    ran = subprocess.run(
+        [sys.executable, search.__file__, "--only", "nonsense"], capture_output=True, text=True
+    )
+    assert ran.returncode == 2
+    assert "no candidate is called 'nonsense'" in ran.stderr

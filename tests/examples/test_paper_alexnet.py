@@ -95,11 +95,11 @@ def test_the_default_initialisation_is_torchs() -> None:
 @pytest.mark.parametrize("arms", [paper.RELUS, paper.SIGMOIDS], ids=["relu", "sigmoid"])
 def test_arms_start_alike_and_differ_in_the_backward_alone(arms: tuple[paper.Arm, ...]) -> None:
     # Of 300 images a batch of 200 is used: the first loss depends on the order, too.
-    results = [paper.run(7, arm, "he", 0, schedule(2, 300)) for arm in arms]
+    results = [paper.train(7, arm, "he", 0, schedule(2, 300)) for arm in arms]
     plain, artificial = (result["loss"] for result in results[:2])
     assert {result["loss"][0] for result in results} == {plain[0]}
     assert plain[1] != artificial[1]
-    other = paper.run(7, arms[0], "he", 1, schedule(1, 300))
+    other = paper.train(7, arms[0], "he", 1, schedule(1, 300))
     assert other["loss"][0] != plain[0]
 
 
@@ -116,20 +116,20 @@ def test_the_order_of_batches_does_not_depend_on_the_initialisation(
 
     monkeypatch.setattr(paper, "Batches", Noted)
     for scheme in ("he", "default"):
-        paper.run(7, paper.RELUS[0], scheme, 3, schedule(1, 400))
+        paper.train(7, paper.RELUS[0], scheme, 3, schedule(1, 400))
     assert len(seen) == 4
     assert torch.equal(torch.cat(seen[:2]), torch.cat(seen[2:]))
     assert not torch.equal(seen[0], seen[1])
 
 
 def test_alexnet_learns_within_ten_updates() -> None:
-    result = paper.run(7, paper.RELUS[0], "he", 0, schedule(1, 2000))
+    result = paper.train(7, paper.RELUS[0], "he", 0, schedule(1, 2000))
     assert result["updates"] == 10
     assert result["accuracy"][-1] > 0.3
 
 
 def test_a_training_that_diverges_ends_and_counts_as_failed() -> None:
-    result = paper.run(7, paper.RELUS[0], "he", 0, schedule(3, 400, lr_sgd=1e20))
+    result = paper.train(7, paper.RELUS[0], "he", 0, schedule(3, 400, lr_sgd=1e20))
     assert result["diverged"]
     assert len(result["loss"]) == len(result["accuracy"]) == 1
     assert result["dead_start"] is not None
@@ -189,15 +189,16 @@ def entry(arm: str, seed: int, accuracy: list[float], **changes: Any) -> dict[st
     } | changes
 
 
+SETTINGS = {"images": 50000, "data": "CIFAR-100"}
 FAILED = [entry("ReLU", 0, [0.01, 0.01]), entry("ReLU", 1, [0.3, 0.03])]
 TRAINED = [entry("AD ReLU", 0, [0.1, 0.2]), entry("AD ReLU", 1, [0.5, 0.4])]
 
 
 def test_the_table_is_made_of_what_was_kept(tmp_path: Path) -> None:
-    write_run(tmp_path / "run.json", Run("", {}, FAILED + TRAINED))
+    write_run(tmp_path / "run.json", Run("", SETTINGS, FAILED + TRAINED))
     (table,) = paper.tables(read_run(tmp_path / "run.json"))
     assert table.title == (
-        "Figure 9: extended AlexNet, CIFAR-100, 2 epochs (1,500 updates), 2 seeds"
+        "Figure 9: extended AlexNet, 50,000 images of CIFAR-100, 2 epochs (1,500 updates), 2 seeds"
     )
     assert list(table.rows) == [
         ["ReLU, he", "2.0% ± 1.0%", "15.5%", "25.0%", "75.0%", "0 of 2"],
@@ -212,19 +213,19 @@ def test_the_table_is_made_of_what_was_kept(tmp_path: Path) -> None:
     [
         (
             FAILED + TRAINED,
-            "With initialisation 'he', ReLU trained 0 of 2 times and AD ReLU 2 of 2",
+            "Initialisation he: ReLU trained 0 of 2 times and AD ReLU 2 of 2",
         ),
-        (FAILED + TRAINED, "within 2 epochs (1,500 updates): the paper's claim"),
-        (FAILED + TRAINED, "AD ReLU trains holds."),
-        ([*FAILED, TRAINED[0], entry("AD ReLU", 1, [0.4, 0.06])], "trains does not hold"),
-        ([FAILED[0], entry("ReLU", 1, [0.0, 0.2]), *TRAINED], "trains does not hold"),
+        (FAILED + TRAINED, "within 2 epochs (1,500 updates). That ReLU fails"),
+        (FAILED + TRAINED, "300 epochs on CIFAR-100, is seen."),
+        ([*FAILED, TRAINED[0], entry("AD ReLU", 1, [0.4, 0.06])], "is not seen"),
+        ([FAILED[0], entry("ReLU", 1, [0.0, 0.2]), *TRAINED], "is not seen"),
         ([*FAILED, entry("AD ReLU", 0, [0.01, 0.01])], "AD ReLU 0 of 1 within"),
-        ([*FAILED, entry("AD ReLU", 0, [0.01, 0.01])], "trains does not hold"),
-        ([*TRAINED, entry("ReLU", 0, [0.9], diverged=True)], "trains holds"),
+        ([*FAILED, entry("AD ReLU", 0, [0.01, 0.01])], "is not seen"),
+        ([*TRAINED, entry("ReLU", 0, [0.9], diverged=True)], "is seen"),
     ],
 )
 def test_whether_the_papers_claim_holds_is_said(results: list[dict[str, Any]], words: str) -> None:
-    (table,) = paper.tables(Run("", {}, results))
+    (table,) = paper.tables(Run("", SETTINGS, results))
     assert words in table.note
 
 
@@ -232,13 +233,13 @@ def test_the_claim_is_judged_for_each_initialisation() -> None:
     default = [each | {"initialisation": "default"} for each in (TRAINED[0], TRAINED[1])]
     default += [entry("ReLU", seed, [0.2, 0.2], initialisation="default") for seed in (0, 1)]
     seven = [entry(arm, 0, [0.3], figure=7, network="AlexNet") for arm in ("ReLU", "AD ReLU")]
-    first, second = paper.tables(Run("", {}, seven + FAILED + TRAINED + default))
+    first, second = paper.tables(Run("", SETTINGS, seven + FAILED + TRAINED + default))
     assert "trains" not in first.note
-    he, default_note = second.note.split("With initialisation")[1:]
-    assert he.startswith(" 'he'")
-    assert "trains holds." in he
-    assert default_note.startswith(" 'default'")
-    assert "trains does not hold." in default_note
+    he, default_note = second.note.split("Initialisation")[1:]
+    assert he.startswith(" he:")
+    assert "is seen." in he
+    assert default_note.startswith(" default:")
+    assert "is not seen." in default_note
     assert [row[0] for row in second.rows] == [
         *("ReLU, he", "AD ReLU, he", "AD ReLU, default", "ReLU, default")
     ]
@@ -271,7 +272,8 @@ def test_the_tables_are_printed_and_written(tmp_path: Path) -> None:
     for result in kept.results:
         assert len(result["accuracy"]) == len(result["loss"]) == 2
         assert result["updates"] == 2
-        assert result["dead_start"] is result["dead_end"] is None
+        assert math.isnan(result["dead_start"])
+        assert math.isnan(result["dead_end"])
     for table in paper.tables(kept):
         for row in table.rows:
             assert row[0] in ran.stdout
@@ -309,7 +311,7 @@ def test_cifar100_is_trained_on_and_its_folder_is_not_kept(
         (("--figures", "7,10"), "there is no '10'"),
         (("--initialisation", "he,normal-"), "there is no 'normal-'"),
         (("--images", "199"), "--images is 199, but must be at least 200"),
-        (("--epochs", "0"), "--epochs is 0, but must be at least 1"),
+        (("--epochs", "0"), "0 is too few; give 1 or more"),
         (("--cifar100", "nowhere"), "Cannot read nowhere/train: No such file or directory."),
     ],
 )

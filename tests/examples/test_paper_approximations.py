@@ -14,15 +14,10 @@ import torch
 
 from gradscope.examples import paper_relu_approximation as relu
 from gradscope.examples import paper_sigmoid_comparison as sigmoid
-from gradscope.examples.experiments.approximation import (
-    Losses,
-    agrees,
-    compared,
-    distribution,
-    p_value,
-)
+from gradscope.examples.experiments.approximation import Losses, agrees, compared, distribution
 from gradscope.examples.experiments.ensemble import Ensemble, Task, train
 from gradscope.examples.experiments.results import mean, read_run, standard_error
+from gradscope.examples.experiments.significance import p_value
 
 ROOT = Path(__file__).parents[2]
 KEPT = {
@@ -106,6 +101,7 @@ def test_p_values() -> None:
         2**-10, rel=0.4
     )
     assert math.isnan(p_value([math.inf, 0.1], [0.2, 0.2]))
+    assert math.isnan(p_value([0.1], [0.2]))
 
 
 def test_a_table_sets_ours_beside_the_papers() -> None:
@@ -118,9 +114,16 @@ def test_a_table_sets_ours_beside_the_papers() -> None:
     assert float(table.rows[1][7]) == pytest.approx(0.25, abs=0.01)
 
 
+def test_what_diverged_has_no_mean() -> None:
+    table = compared("T", [losses(0.2, math.inf, 0.1, arm="plain")], {}, "plain")
+    assert table.rows[0][2:5] == ("1 diverged", "–", "0.2")
+
+
 def test_a_distribution_counts_every_run() -> None:
     table = distribution("T", [losses(0.0005, 0.001, 0.03, 0.15, 0.25, math.inf, 9.0)])
-    assert table.headings[2:] == ("< 0.001", "– 0.01", "– 0.05", "– 0.1", "– 0.2", "> 0.2")
+    assert table.headings[2:] == (
+        *("< 0.001", "0.001–0.01", "0.01–0.05", "0.05–0.1", "0.1–0.2", "≥ 0.2"),
+    )
     assert table.rows == [("2", "AD", "1", "1", "1", "0", "1", "3")]
 
 
@@ -166,17 +169,17 @@ def test_what_the_conversion_rule_does_in_set_a(layers: int) -> None:
         return found["A", "default", layers, arm, relu.RATES["A"]]
 
     artificial = cell("AD ReLU")
-    for arm in ("AD, may change back", "AD, may not"):
+    for arm in ("AD, to and fro", "AD, then ReLU"):
         assert median(cell(arm).losses) < median(artificial.losses) / 300
         assert abs(cell(arm).mean - artificial.mean) < standard_error(artificial.losses)
-    assert cell("ReLU first").mean == pytest.approx(cell("ReLU").mean, rel=0.01)
+    assert cell("ReLU, to and fro").mean == pytest.approx(cell("ReLU").mean, rel=0.01)
 
 
 @pytest.mark.slow
 def test_a_cell_comes_out_again() -> None:
     rate = relu.RATES["B"]
     found = kept(relu)["B", "He", 2, "AD ReLU", rate]
-    again = train(relu.task("B", 2, relu.ARMS["AD ReLU"], rate, 300), range(100)).best.tolist()
+    again = train(relu.task("B", 2, relu.ARMS["AD ReLU"], rate, 300), range(100)).tolist()
     # Sums are rounded otherwise on another machine, which can send single runs elsewhere.
     close = sum(
         math.isclose(one, other, rel_tol=0.05, abs_tol=1e-5)
@@ -201,3 +204,20 @@ def test_it_runs_as_a_script(module: ModuleType, tmp_path: Path) -> None:
     assert len(run.results) == len(module.cells(1))
     for table in module.tables(run):
         assert table.title.partition(":")[0] in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--runs", "0"), "0 is too few; give 1 or more"),
+        (("--jobs", "-1"), "-1 is too few"),
+        (("--json", "no/such/folder/run.json"), "there is no folder no/such/folder"),
+    ],
+)
+def test_options_that_cannot_be_meant(options: tuple[str, ...], said: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, str(relu.__file__), *options], capture_output=True, text=True
+    )
+    assert ran.returncode == 2
+    assert said in ran.stderr
+    assert "Traceback" not in ran.stderr

@@ -41,7 +41,7 @@ def loss(output: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def plan(*sites: str, **parameters: Any) -> Plan:
-    values = {"derivative": "relu-logistic", "k": 3.5, **parameters}
+    values = {"derivative": "relu-logistic", "k": 3.5, "selective": False, **parameters}
     entry = Prescription("artificial-derivative", (Change.BACKWARD,), sites, values, "", "")
     return Plan((entry,))
 

@@ -144,7 +144,11 @@ def test_a_real_plan_holds_and_leaves_no_trace() -> None:
     subject[0].weight.grad = torch.ones(32, 32)  # type: ignore[union-attr]
     before = {key: value.clone() for key, value in subject.state_dict().items()}
     state = torch.get_rng_state()
-    parameters: dict[str, str | float] = {"derivative": "relu-logistic", "k": 3.5}
+    parameters: dict[str, str | float] = {
+        "derivative": "relu-logistic",
+        "k": 3.5,
+        "selective": False,
+    }
     plan = Plan(
         (
             Prescription(

@@ -34,7 +34,9 @@ def entry(remedy: str, *sites: str, **parameters: Any) -> Prescription:
     )
 
 
-DERIVATIVE = entry("artificial-derivative", "1", "3", derivative="relu-logistic", k=3.5)
+DERIVATIVE = entry(
+    "artificial-derivative", "1", "3", derivative="relu-logistic", k=3.5, selective=False
+)
 NORM = entry("norm-insertion", "1", "3", layers="BatchNorm1d(16)")
 LAYER_NORM = entry("norm-insertion", "1", "3", layers="LayerNorm(16), LayerNorm(16)")
 SWAP = entry("activation-swap", "1", "3", activation="gelu")

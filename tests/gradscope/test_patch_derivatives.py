@@ -85,7 +85,7 @@ def test_sites_by_name_pattern_and_default() -> None:
         (None, {"conv"}),
         (("*", "*::relu"), {"conv", "one", "two"}),
     ):
-        with gradscope.replace_derivative(model, "relu-logistic", sites, k=3.5):
+        with gradscope.replace_derivative(model, "relu-logistic", sites, k=3.5, selective=False):
             assert changed(model, before) == expected
         assert not changed(model, before)
 
@@ -95,7 +95,7 @@ def test_sites_of_findings() -> None:
     sites = ("act", "::relu@0", "conv", "::sigmoid@0")
     finding = Finding("GS201", "dead-relu", Severity.ERROR, sites, "it is.", {})
     before = gradients(model)
-    with gradscope.replace_derivative(model, "relu-logistic", finding) as patch:
+    with gradscope.replace_derivative(model, "relu-logistic", finding, selective=False) as patch:
         assert list(patch.strengths) == ["act", "::relu@0"]
         assert changed(model, before) == {"conv", "one"}
     with pytest.raises(PlanError, match="none of the sites"):
@@ -120,7 +120,9 @@ def test_of_findings_those_modules_are_taken_that_the_derivative_stands_in_for()
 def test_strengths_are_set_for_each_site() -> None:
     model = mixed()
     plain, before = model(inputs()), gradients(model)
-    with gradscope.replace_derivative(model, "relu-logistic", ("*", "*::relu"), k=3.5) as patch:
+    with gradscope.replace_derivative(
+        model, "relu-logistic", ("*", "*::relu"), k=3.5, selective=False
+    ) as patch:
         full = gradients(model)
         patch.set(0.0, "*::relu")
         assert patch.strengths == {"act": 1.0, "::relu": 0.0}
@@ -166,7 +168,9 @@ def test_a_failure_half_way_leaves_nothing() -> None:
     model = mixed()
     before = gradients(model)
     places = [(type(each), sorted(vars(each))) for each in model.modules()]
-    good = entry("artificial-derivative", "act", "::relu@1", derivative="relu-logistic")
+    good = entry(
+        "artificial-derivative", "act", "::relu@1", derivative="relu-logistic", selective=False
+    )
     for sites in (("one",), ("act", "two::relu"), ("::gelu",)):
         bad = entry("leaky-backward", *sites)
         with pytest.raises(PlanError, match=r"Prescription 2 \(leaky-backward\)"):
@@ -178,7 +182,13 @@ def test_a_failure_half_way_leaves_nothing() -> None:
 def test_all_three_remedies_have_their_own_derivative() -> None:
     model = mixed()
     for prescription in (
-        entry("artificial-derivative", "::relu@1", derivative="relu-logistic", strength=0.5),
+        entry(
+            "artificial-derivative",
+            "::relu@1",
+            derivative="relu-logistic",
+            selective=False,
+            strength=0.5,
+        ),
         entry("leaky-backward", "::relu@1", slope=0.2),
     ):
         saved = read_plan(render_plan(Plan((prescription,))), "plan.json")
@@ -227,7 +237,16 @@ WRONG = {
 def test_errors_name_prescription_and_parameter_or_site(which: str) -> None:
     parameters, named = WRONG[which]
     plan = Plan(
-        (entry("artificial-derivative", "act", "::relu@0", derivative="relu-logistic", k=3.5),)
+        (
+            entry(
+                "artificial-derivative",
+                "act",
+                "::relu@0",
+                derivative="relu-logistic",
+                selective=False,
+                k=3.5,
+            ),
+        )
     )
     raw = json.loads(render_plan(plan))
     edited = raw["plan"]["prescriptions"][0]["parameters"]

@@ -16,7 +16,7 @@ from gradscope.schedule import Annealing, Conversion
 
 def patched() -> Patch:
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU())
-    return gradscope.replace_derivative(model, "relu-logistic", k=3.5)
+    return gradscope.replace_derivative(model, "relu-logistic", k=3.5, selective=False)
 
 
 def test_annealing_goes_from_one_to_zero_and_stays() -> None:

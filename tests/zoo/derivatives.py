@@ -13,22 +13,24 @@ from __future__ import annotations
 import argparse
 import copy
 import math
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from fnmatch import fnmatch
-from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import track
 
 from gradscope.comparison import compare
 from gradscope.derivatives import Derivative
 from gradscope.derivatives.selective import Selective
 from gradscope.examples.experiments.candidates import OF_RELU, Candidate
-from gradscope.examples.experiments.results import Run, Table, mean, write_run
+from gradscope.examples.experiments.command_line import (
+    add_options,
+    all_of,
+    command,
+    finish,
+    positive,
+)
+from gradscope.examples.experiments.results import Run, Table, mean
 from gradscope.metric import evaluate, higher_is_better
 from gradscope.patching import reach
 from gradscope.pipeline import scan
@@ -128,7 +130,8 @@ def tables(run: Run) -> list[Table]:
     for candidate in dict.fromkeys(entry["candidate"] for entry in run.results):
         signs = [_sign(found[candidate, name], found[TRUE.name, name]) for name in names]
         values = [
-            f"{_mean(found[candidate, name]):.3g}{s}" for name, s in zip(names, signs, strict=True)
+            f"{mean(found[candidate, name]['values']):.3g}{s}"
+            for name, s in zip(names, signs, strict=True)
         ]
         rows.append((candidate, *values, str(signs.count(" +")), str(signs.count(" -"))))
     return [
@@ -142,12 +145,8 @@ def tables(run: Run) -> list[Table]:
     ]
 
 
-def _mean(entry: dict[str, Any]) -> float:
-    return mean([math.nan if value is None else value for value in entry["values"]])
-
-
 def _sign(entry: dict[str, Any], true: dict[str, Any]) -> str:
-    if None in entry["values"] or None in true["values"]:
+    if not all(map(math.isfinite, (*entry["values"], *true["values"]))):
         return ""
     compared = compare(true["values"], entry["values"])
     if not compared.significant:
@@ -158,23 +157,16 @@ def _sign(entry: dict[str, Any], true: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", default="*", help="names of candidates, with * for any text")
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
-    parser.add_argument("--json", type=Path, help="where to write what the table is made of")
+    parser.add_argument("--steps", type=positive, default=300)
+    parser.add_argument("--seeds", type=positive, default=5)
+    add_options(parser)
     arguments = parser.parse_args()
     sizes = (arguments.only, arguments.steps, arguments.seeds)
-    with ProcessPoolExecutor(arguments.jobs, get_context("spawn")) as pool:
-        waiting = [pool.submit(train, case.name, *sizes) for case in dead()]
-        bar = track(waiting, "subjects", console=Console(stderr=True))
-        results = [entry for future in bar for entry in future.result()]
+    calls = [(train, (case.name, *sizes)) for case in dead()]
+    results = [entry for found in all_of(calls, arguments.jobs, "subjects") for entry in found]
     settings = {"steps": arguments.steps, "seeds": arguments.seeds}
-    run = Run("python -m tests.zoo.derivatives", settings, results)
-    console = Console()
-    for table in tables(run):
-        console.print(table.printed())
-    if arguments.json is not None:
-        write_run(arguments.json, run)
+    made_by = command("-m tests.zoo.derivatives", parser, arguments)
+    finish(Run(made_by, settings, results), tables, arguments.json)
 
 
 if __name__ == "__main__":

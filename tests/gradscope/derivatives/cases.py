@@ -215,9 +215,14 @@ def hardswish(x: float) -> float:
     return x / 3 + 0.5 if -3 < x < 3 else float(x >= 3)
 
 
+ALL: dict[str, Any] = {"selective": False}
+"""For derivatives that are selective unless told otherwise; that has tests of its own."""
+
 CASES = (
-    Case("relu-logistic", relu, logistic(2), 1, lambda x: float(x > 0)),
-    Case("relu-logistic", relu, logistic(3.5), 1, lambda x: float(x > 0), parameters={"k": 3.5}),
+    Case("relu-logistic", relu, logistic(1), 1, lambda x: float(x > 0), parameters=ALL),
+    Case(
+        "relu-logistic", relu, logistic(3.5), 1, lambda x: float(x > 0), parameters={"k": 3.5} | ALL
+    ),
     Case("relu-leaky", relu, leak(0.01), 1, leak(0.0), (0.0,), passes_nan=True),
     Case("relu-leaky", relu, leak(0.3), 1, leak(0.0), (0.0,), {"slope": 0.3}, passes_nan=True),
     Case("sigmoid-min", sigmoid, smaller, 0.5, sigmoid_slope, (0.0,)),

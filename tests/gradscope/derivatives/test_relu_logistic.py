@@ -27,7 +27,7 @@ def logistic(x: float) -> float:
 
 def gradient(k: float, x: Tensor, upstream: Tensor, inplace: bool = False) -> Tensor:
     leaf = x.clone().requires_grad_()
-    y = ReLULogistic(k)(leaf * 1 if inplace else leaf, inplace)
+    y = ReLULogistic(k, selective=False)(leaf * 1 if inplace else leaf, inplace)
     return torch.autograd.grad(y, leaf, upstream)[0]
 
 
@@ -80,20 +80,20 @@ def test_dead_units_have_a_gradient(k: float) -> None:
 def test_in_place_writes_into_its_input_as_relu_does() -> None:
     leaf = torch.tensor([-1.0, 2.0], requires_grad=True)
     x, native = leaf * 1, leaf * 1
-    y = ReLULogistic()(x, inplace=True)
+    y = ReLULogistic(selective=False)(x, inplace=True)
     assert y is x
     assert y.data_ptr() == x.data_ptr()
     assert torch.equal(x, torch.relu_(native))
     with torch.no_grad():
         plain = torch.tensor([-1.0, 2.0])
-        assert ReLULogistic()(plain, inplace=True) is plain
+        assert ReLULogistic(selective=False)(plain, inplace=True) is plain
         assert plain.tolist() == [0.0, 2.0]
 
 
 def test_in_place_on_a_view_reaches_the_base() -> None:
     leaf = torch.linspace(-2, 2, 12).reshape(3, 4).requires_grad_()
     base = leaf * 1
-    ReLULogistic(2.0)(base[:, 1:3], inplace=True)
+    ReLULogistic(2.0, selective=False)(base[:, 1:3], inplace=True)
     assert torch.equal(base[:, 1:3], torch.relu(leaf[:, 1:3]))
     (found,) = torch.autograd.grad(base.sum(), leaf)
     expected = torch.ones(3, 4)
@@ -105,7 +105,7 @@ def test_in_place_differentiates_twice_as_out_of_place_does() -> None:
     found = []
     for inplace in (False, True):
         leaf = torch.linspace(-2, 2, 5, dtype=torch.float64, requires_grad=True)
-        y = ReLULogistic(1.5)(leaf * 2, inplace)
+        y = ReLULogistic(1.5, selective=False)(leaf * 2, inplace)
         (first,) = torch.autograd.grad(y.sum(), leaf, create_graph=True)
         (second,) = torch.autograd.grad(first.sum(), leaf)
         s = torch.sigmoid(3 * leaf.detach())
@@ -116,7 +116,7 @@ def test_in_place_differentiates_twice_as_out_of_place_does() -> None:
 
 def test_in_place_under_vmap() -> None:
     x = torch.linspace(-3, 3, 6).reshape(2, 3)
-    chosen = ReLULogistic(2.0)
+    chosen = ReLULogistic(2.0, selective=False)
     found = torch.vmap(torch.func.grad(lambda row: chosen(row * 1, inplace=True).sum()))(x)
     torch.testing.assert_close(found, torch.sigmoid(2 * x))
 
@@ -125,6 +125,6 @@ def test_the_module_keeps_what_relu_says_of_itself() -> None:
     module = nn.ReLU(inplace=True)
     reach(module, [("", ReLULogistic(2.0))])
     assert repr(module) == (
-        "ReLU(inplace=True, ReLULogistic(selective=False, unit_axis=-1, k=2.0))"
+        "ReLU(inplace=True, ReLULogistic(selective=True, unit_axis=None, k=2.0))"
     )
     assert isinstance(module, nn.ReLU)

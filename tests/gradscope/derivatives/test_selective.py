@@ -157,3 +157,28 @@ def test_where_values_may_not_be_looked_at_it_is_the_same() -> None:
     compiled = torch.compile(lambda x: chosen(layer(x)), backend="eager", fullgraph=True)
     (found,) = torch.autograd.grad(compiled(x).sum(), layer.weight)
     torch.testing.assert_close(found, expected)
+
+
+def test_relu_is_selective_unless_told_otherwise() -> None:
+    x = torch.tensor([[0.5, -1.0], [-0.5, -2.0]], requires_grad=True)
+    (found,) = torch.autograd.grad(derivative("relu-logistic", {})(x).sum(), x)
+    # The first unit lives and keeps its step, the second is dead.
+    torch.testing.assert_close(found[:, 0], torch.tensor([1.0, 0.0]))
+    torch.testing.assert_close(found[:, 1], torch.sigmoid(x[:, 1].detach()))
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((5, 3), -1), ((5, 4, 3), -1), ((5, 3, 2, 2), 1)])
+def test_without_an_axis_images_have_channels_and_all_else_features(
+    shape: tuple[int, ...], axis: int
+) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(shape)
+    x.select(axis, 1).abs_().neg_()
+    gradients = []
+    for settings in ({}, {"unit_axis": axis}, {"unit_axis": 0}):
+        leaf = x.clone().requires_grad_()
+        y = derivative("relu-logistic", {"selective": True, **settings})(leaf)
+        gradients.append(torch.autograd.grad(y.sum(), leaf)[0])
+    assert torch.equal(gradients[0], gradients[1])
+    assert bool(gradients[0].select(axis, 1).all()), "the dead unit gets a gradient everywhere"
+    assert not torch.equal(gradients[0], gradients[2])

@@ -80,4 +80,4 @@ def test_the_module() -> None:
     assert torch.equal(y, torch.sigmoid(x))
     (found,) = torch.autograd.grad(y.sum(), x)
     torch.testing.assert_close(found, torch.minimum(y, 1 - y))
-    assert repr(module) == "Sigmoid(SigmoidMin(selective=False, unit_axis=-1))"
+    assert repr(module) == "Sigmoid(SigmoidMin(selective=False, unit_axis=None))"

@@ -42,7 +42,10 @@ def test_the_graph_is_whole_and_right(backend: str) -> None:
     compiled = torch.compile(model, fullgraph=True, backend=backend)
     before = gradients(model, compiled(inputs()))
     for k in (3.5, 1.0, 7.0):  # a number that changes must not become a variable of the graph
-        reached = reach(model, [(site, derivative("relu-logistic", {"k": k})) for site in SITES])
+        reached = reach(
+            model,
+            [(site, derivative("relu-logistic", {"k": k, "selective": False})) for site in SITES],
+        )
         y = compiled(inputs())
         assert torch.equal(y, plain)
         found = gradients(model, y)
@@ -54,7 +57,10 @@ def test_the_graph_is_whole_and_right(backend: str) -> None:
 
 def test_annealing_traces_three_times_at_most() -> None:
     model = net()
-    reached = reach(model, [(site, derivative("relu-logistic", {"k": 3.5})) for site in SITES])
+    reached = reach(
+        model,
+        [(site, derivative("relu-logistic", {"k": 3.5, "selective": False})) for site in SITES],
+    )
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     start = graphs()
     for strength in (1.0, 0.9, 0.7, 0.55, 0.4, 0.3, 0.2, 0.1, 0.05, 0.01, 0.0, 0.5, 1.0):
@@ -72,7 +78,9 @@ def test_a_model_that_is_compiled_already_is_patched_and_says_so(
     compiled = torch.compile(model, backend="eager")
     before = gradients(model, compiled(inputs()))
     with caplog.at_level(logging.WARNING, logger="gradscope"):
-        with gradscope.replace_derivative(compiled, "relu-logistic", SITES, k=3.5) as patch:
+        with gradscope.replace_derivative(
+            compiled, "relu-logistic", SITES, k=3.5, selective=False
+        ) as patch:
             assert "traces it anew" in caplog.text
             found = gradients(model, compiled(inputs()))
             assert close(found, gradients(model, model(inputs())))
@@ -92,7 +100,9 @@ def test_a_block_that_is_compiled_inside_is_patched(caplog: pytest.LogCaptureFix
     model = net()
     model.block.compile(backend="aot_eager")
     before = gradients(model, model(inputs()))
-    with gradscope.replace_derivative(model, "relu-logistic", ("block::relu", "::relu"), k=3.5):
+    with gradscope.replace_derivative(
+        model, "relu-logistic", ("block::relu", "::relu"), k=3.5, selective=False
+    ):
         assert "traces it anew" in caplog.text
         found = gradients(model, model(inputs()))
     assert not close(found, before)
@@ -100,6 +110,9 @@ def test_a_block_that_is_compiled_inside_is_patched(caplog: pytest.LogCaptureFix
     plain = net()
     reach(
         plain,
-        [(site, derivative("relu-logistic", {"k": 3.5})) for site in ("block::relu", "::relu")],
+        [
+            (site, derivative("relu-logistic", {"k": 3.5, "selective": False}))
+            for site in ("block::relu", "::relu")
+        ],
     )
     assert close(found, gradients(plain, plain(inputs())))

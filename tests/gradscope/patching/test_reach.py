@@ -18,7 +18,7 @@ from gradscope.derivatives import Derivative, derivative
 from gradscope.patching import reach
 from gradscope.profile import profile_steps
 
-RELU = derivative("relu-logistic", {"k": 3.5})
+RELU = derivative("relu-logistic", {"k": 3.5, "selective": False})
 LEAKY = derivative("leaky-relu-logistic", {})
 SIGMOID = derivative("sigmoid-min", {})
 
@@ -218,7 +218,7 @@ def test_patches_come_off_in_any_order() -> None:
 
 def test_the_last_one_at_a_site_counts() -> None:
     model = net()
-    steep = derivative("relu-logistic", {"k": 9.0})
+    steep = derivative("relu-logistic", {"k": 9.0, "selective": False})
     with_steep = reach(model, [("::relu@0", steep)])
     expected = gradients(model, model(inputs()))
     with_steep()
