@@ -10,7 +10,8 @@ from Xavier's, so it is run from both. Biases are drawn as torch does: the paper
 
 The paper does not give learning rates. Those of the tables, 0.003 for Adam and 0.03 for SGD, come
 from a replica that matched it; beside them sigmoid and AD sigmoid are trained with others. In set B
-that is the stronger remedy: at 0.3 the plain sigmoid does better than AD sigmoid at 0.03.
+a larger rate is a remedy by itself: at 0.3 the plain sigmoid does better than AD sigmoid at 0.03,
+and AD sigmoid at 0.3 better still.
 
 Isigmoid's middle is abs(x) < a, and its slope beyond is alpha. The paper sets a = 0.01 and
 alpha = 1, "originally" 0.01 and 7, and may mean them the other way round: a slope of 7 beyond a

@@ -163,10 +163,11 @@ def by_rate(title: str, found: Iterable[Losses], arms: Sequence[str]) -> Table:
     """Means of arms by learning rate."""
     cells = {(cell.layers, cell.arm, cell.rate): cell for cell in found if cell.arm in arms}
     rates = sorted({rate for _, _, rate in cells})
-    rows = []
-    for layers, arm in sorted({(layers, arm) for layers, arm, _ in cells}, key=lambda key: key[0]):
-        means = (cells[layers, arm, rate].mean for rate in rates)
-        rows.append((str(layers), arm, *(f"{value:.4f}" for value in means)))
+    rows = [
+        (str(layers), arm, *(f"{cells[layers, arm, rate].mean:.4f}" for rate in rates))
+        for layers in sorted({layers for layers, _, _ in cells})
+        for arm in arms
+    ]
     headings = ("layers", "activation", *(f"{rate:g}" for rate in rates))
     return Table(title, headings, rows, "Columns are learning rates.", names=2)
 

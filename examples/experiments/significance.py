@@ -18,9 +18,9 @@ def p_value(better: Sequence[float], worse: Sequence[float]) -> float:
     p-value is the share of flips whose mean is as low. NaN of fewer than two runs, and where one
     diverged, as the mean is none.
     """
-    difference = np.subtract(better, worse)
-    if len(difference) < 2 or not np.isfinite(difference).all():
+    if len(better) < 2 or not all(map(math.isfinite, (*better, *worse))):
         return math.nan
+    difference = np.subtract(better, worse)
     test = stats.permutation_test(
         (difference,),
         np.mean,
