@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from gradscope.derivatives import derivative
 from gradscope.examples import derivative_search as search
 from gradscope.examples.experiments.candidates import OF_RELU, OF_SIGMOID, Candidate
-from gradscope.examples.experiments.results import read_run
+from gradscope.examples.experiments.results import mean, read_run
+from gradscope.examples.experiments.significance import p_value
 from gradscope.examples.fashion_mnist import SAMPLE
 
 FORMULAS = {
@@ -69,6 +71,40 @@ def test_a_candidate_that_is_annealed_ends_with_the_true_derivative() -> None:
         strengths.append(handover.strength)
         handover.step(torch.zeros(3))
     assert strengths == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2, 0.0])
+
+
+KEPT = read_run(Path(__file__).parents[2] / "docs/experiments/derivative-search.json")
+DEFAULTS = {
+    "ReLU": ("sigma(1 x), selective", "relu-logistic"),
+    "sigmoid": ("min(y, 1 - y)", "sigmoid-min"),
+}
+
+
+@pytest.mark.parametrize("of", DEFAULTS)
+def test_the_librarys_default_is_the_winner_among_the_harmless(of: str) -> None:
+    name, of_library = DEFAULTS[of]
+    (candidate,) = (each for each in search.CANDIDATES[of] if each.name == name)
+    assert candidate.derivative == derivative(of_library, {})
+    table, live = (each for each in search.tables(KEPT) if each.title.startswith(of))
+    assert len(table.rows) == len(search.CANDIDATES[of])
+    harmless = {row[0] for row in live.rows if row[-1] == "yes"}
+    assert name in harmless
+    losses = {
+        entry["candidate"]: entry["losses"]
+        for entry in KEPT.results
+        if entry["of"] == of and entry["part"] == "table"
+    }
+    assert p_value(losses[name], losses[search.TRUE]) < 1e-4
+    for other in harmless - {name}:
+        assert p_value(losses[other], losses[name]) > 0.01, other
+    # What is better on the tables alone ruins a live network.
+    best = min(losses, key=lambda each: mean(losses[each]) if all_finite(losses[each]) else 9)
+    assert best != name
+    assert best not in harmless
+
+
+def all_finite(values: list[float]) -> bool:
+    return all(map(math.isfinite, values))
 
 
 @pytest.mark.slow
