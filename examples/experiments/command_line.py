@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -67,7 +68,7 @@ def command(program: str, parser: argparse.ArgumentParser, arguments: argparse.N
             shown = (" " if space else ",").join(map(str, value))
         else:
             is_default = value == default
-            shown = "FOLDER" if isinstance(value, Path) else str(value)
+            shown = "FOLDER" if isinstance(value, Path) else shlex.quote(str(value))
         if is_default or name in ("jobs", "json", "device"):
             continue
         option = f"--{name.replace('_', '-')}"

@@ -1,6 +1,6 @@
-"""Prints what the artificial derivatives of the search do for the zoo's dead ReLU networks.
+"""What the artificial derivatives of the search do for the zoo's dead ReLU networks.
 
-python -m tests.zoo.derivatives [--only NAME-GLOB] [--steps 300] [--seeds 5]
+    python -m tests.zoo.derivatives --only "sigma(*"
 
 Each subject that is labelled with dead ReLU units (GS201) is trained with each candidate of
 ``examples/experiments/candidates.py``, from the same weights on the same batches as with the true
@@ -30,7 +30,7 @@ from gradscope.examples.experiments.command_line import (
     finish,
     positive,
 )
-from gradscope.examples.experiments.results import Run, Table, mean
+from gradscope.examples.experiments.results import Run, Table
 from gradscope.metric import evaluate, higher_is_better
 from gradscope.patching import reach
 from gradscope.pipeline import scan
@@ -128,19 +128,19 @@ def tables(run: Run) -> list[Table]:
     found = {(entry["candidate"], entry["subject"]): entry for entry in run.results}
     rows = []
     for candidate in dict.fromkeys(entry["candidate"] for entry in run.results):
-        signs = [_sign(found[candidate, name], found[TRUE.name, name]) for name in names]
-        values = [
-            f"{mean(found[candidate, name]['values']):.3g}{s}"
-            for name, s in zip(names, signs, strict=True)
-        ]
-        rows.append((candidate, *values, str(signs.count(" +")), str(signs.count(" -"))))
+        signs = {name: _sign(found[candidate, name], found[TRUE.name, name]) for name in names}
+        better, worse = ([name for name in names if signs[name] == sign] for sign in "+-")
+        rows.append(
+            (candidate, f"{len(better)} of {len(names)}", str(len(worse)), ", ".join(better))
+        )
     return [
         Table(
             "Dead ReLU networks of the zoo: metric after training",
-            ("derivative", *names, "better", "worse"),
+            ("derivative", "better", "worse", "better are"),
             rows,
-            f"Means over {run.settings['seeds']} seeds after {run.settings['steps']} steps; "
-            "+ better, - worse than with the true derivative (paired t-test, p < 0.05).",
+            f"After {run.settings['steps']} steps, beside the true derivative over "
+            f"{run.settings['seeds']} seeds (paired t-test, p < 0.05). The subjects: "
+            f"{', '.join(names)}. Where a run diverges the subject counts as neither.",
         )
     ]
 
@@ -151,7 +151,7 @@ def _sign(entry: dict[str, Any], true: dict[str, Any]) -> str:
     compared = compare(true["values"], entry["values"])
     if not compared.significant:
         return ""
-    return " +" if (compared.difference > 0) == entry["higher_is_better"] else " -"
+    return "+" if (compared.difference > 0) == entry["higher_is_better"] else "-"
 
 
 def main() -> None:
