@@ -27,7 +27,13 @@ from gradscope.examples import paper_sigmoid_comparison as paper_sigmoid
 from gradscope.examples import slides_fashion_mnist as slides
 from gradscope.examples.deep_sigmoid_mlp import BATCH_SIZE
 from gradscope.examples.experiments.approximation import EPOCHS
-from gradscope.examples.experiments.candidates import OF_RELU, OF_SIGMOID, Candidate
+from gradscope.examples.experiments.candidates import (
+    OF_RELU,
+    OF_SIGMOID,
+    TRUE,
+    Candidate,
+    train_with,
+)
 from gradscope.examples.experiments.command_line import (
     Call,
     add_options,
@@ -42,10 +48,8 @@ from gradscope.examples.experiments.results import Run, Table, mean, standard_er
 from gradscope.examples.experiments.significance import format_p, p_value
 from gradscope.examples.fashion_mnist import load_fashion_mnist
 from gradscope.examples.training import accuracy
-from gradscope.patching import reach
 from gradscope.trial import Arm, Running
 
-TRUE = "true derivative"
 CANDIDATES = {"ReLU": OF_RELU, "sigmoid": OF_SIGMOID}
 PAPERS_OWN = {"ReLU": "sigma(3.5 x)", "sigmoid": "min(y, 1 - y)"}
 
@@ -82,9 +86,6 @@ FINALISTS = {
     ),
 }
 """What is tried on live networks beside the true derivative: the best of a kind, the paper's."""
-
-STAGES = 20
-"""In how many steps a candidate is handed over on a live network."""
 
 
 def activation(candidate: Candidate, epochs: int) -> Activation:
@@ -135,12 +136,7 @@ def train_live(
     steps = epochs * (len(data.train_labels) // BATCH_SIZE)
     plan = slides.plan_of(row, steps)
     running = Running(slides.subject_of(row.layers), Arm(row.name, plan), seed)
-    put = reach(running.model, [("*", candidate.derivative)]) if candidate.share else None
-    for stage in range(1, STAGES + 1):
-        running.advance(steps * stage // STAGES)
-        if put is not None and not math.isinf(candidate.share):
-            for setting in put.settings:
-                setting.set(max(0.0, 1 - stage / STAGES / candidate.share))
+    train_with(candidate, running, [("*", candidate.derivative)], steps)
     return {
         "part": "live",
         "of": of,

@@ -6,6 +6,7 @@ derivative in the first half of training.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +16,16 @@ from gradscope.derivatives import Derivative, derivative
 from gradscope.derivatives.logistic import logistic
 from gradscope.derivatives.relu import OfReLU
 from gradscope.derivatives.sigmoid import OfSigmoid
+from gradscope.patching import reach
+from gradscope.trial import Running
 
-__all__ = ["OF_RELU", "OF_SIGMOID", "Candidate"]
+__all__ = ["OF_RELU", "OF_SIGMOID", "TRUE", "Candidate", "train_with"]
+
+TRUE = "true derivative"
+"""The candidate that the others are set beside."""
+
+STAGES = 20
+"""In how many steps a candidate is handed over in ``train_with``."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,22 @@ class Candidate:
 
     name: str
     derivative: Derivative
-    share: float = float("inf")
+    share: float = math.inf
+
+
+def train_with(
+    candidate: Candidate, running: Running, sites: list[tuple[str, Derivative]], steps: int
+) -> None:
+    """Takes a training so many steps further, with the candidate at sites of its model.
+
+    ``sites`` come with the candidate's derivative, made for each.
+    """
+    put = reach(running.model, sites) if candidate.share else None
+    for stage in range(1, STAGES + 1):
+        running.advance(steps * stage // STAGES)
+        if put is not None and not math.isinf(candidate.share):
+            for setting in put.settings:
+                setting.set(max(0.0, 1 - stage / STAGES / candidate.share))
 
 
 @dataclass(frozen=True)
@@ -128,7 +152,7 @@ def _candidates() -> tuple[list[Candidate], list[Candidate]]:
 
     minimum = derivative("sigmoid-min", {})
     of_relu = [
-        Candidate("true derivative", sigma(1.0), 0.0),
+        Candidate(TRUE, sigma(1.0), 0.0),
         *(Candidate(f"sigma({k:g} x)", sigma(k)) for k in (0.5, 1.0, 2.0, 3.5, 7.0)),
         *(Candidate(f"sigma({k:g} x), annealed", sigma(k), 0.5) for k in (1.0, 3.5)),
         *(Candidate(f"sigma({k:g} x), selective", sigma(k, True)) for k in (0.5, 1.0, 2.0, 3.5)),
@@ -143,7 +167,7 @@ def _candidates() -> tuple[list[Candidate], list[Candidate]]:
         Candidate("sigma(3.5 x) in abs(x) < 2", ReLUWindow(width=2.0)),
     ]
     of_sigmoid = [
-        Candidate("true derivative", minimum, 0.0),
+        Candidate(TRUE, minimum, 0.0),
         Candidate("min(y, 1 - y)", minimum),
         Candidate("min(y, 1 - y), annealed", minimum, 0.5),
         Candidate("min(y, 1 - y), selective", derivative("sigmoid-min", {"selective": True})),

@@ -65,8 +65,7 @@ class Selective(Derivative):
         strength: float | Tensor = 1.0,
         **native_arguments: Any,
     ) -> Tensor:
-        axis = self._unit_axis(x)
-        if self.selective and x.ndim > 1 and not -x.ndim <= axis < x.ndim:
+        if self.selective and x.ndim > 1 and not -x.ndim <= self._unit_axis(x) < x.ndim:
             raise PlanError(
                 f"{self.name} has unit_axis {self.unit_axis}, and was called on a tensor of shape "
                 f"{tuple(x.shape)}."
@@ -91,7 +90,8 @@ class Selective(Derivative):
     def _batch(self, x: Tensor) -> list[int]:
         if x.ndim < 2:
             return []
-        return [axis for axis in range(x.ndim) if axis != self._unit_axis(x) % x.ndim]
+        units = self._unit_axis(x) % x.ndim
+        return [axis for axis in range(x.ndim) if axis != units]
 
     def _unit_axis(self, x: Tensor) -> int:
         if self.unit_axis is None:

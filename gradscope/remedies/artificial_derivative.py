@@ -27,7 +27,7 @@ from gradscope.records import (
 )
 from gradscope.remedies import Remedy, Undo, outputs, sites_found
 
-__all__ = ["ArtificialDerivative", "Differentiating"]
+__all__ = ["ArtificialDerivative", "Differentiating", "unit_axis"]
 
 _BOUNDED = (nn.Sigmoid, nn.Tanh, nn.Hardsigmoid, nn.Hardtanh, nn.Softsign)
 
@@ -303,11 +303,12 @@ def _calls(profile: Profile, operators: tuple[str, ...]) -> dict[str, set[str]]:
 
 def _unit_axes(profile: Profile, sites: list[str]) -> Value:
     """Which dimension counts units at each site: one number, or one for each in words."""
-    axes = [_unit_axis(profile, site) for site in sites]
+    axes = [unit_axis(profile, site) for site in sites]
     return axes[0] if len(set(axes)) == 1 else ", ".join(map(str, axes))
 
 
-def _unit_axis(profile: Profile, name: str) -> int:
+def unit_axis(profile: Profile, name: str) -> int:
+    """Which dimension counts units at a site: the last is -1, also where the site is not known."""
     for site in profile.sites:
         if name in (site.name, site.module if not site.is_call else site.name.partition("@")[0]):
             return -1 if site.unit_axis == len(site.shape) - 1 else site.unit_axis

@@ -11,7 +11,6 @@ by more than it differs between seeds.
 from __future__ import annotations
 
 import argparse
-import copy
 import math
 from dataclasses import replace
 from fnmatch import fnmatch
@@ -22,7 +21,7 @@ import torch
 from gradscope.comparison import compare
 from gradscope.derivatives import Derivative
 from gradscope.derivatives.selective import Selective
-from gradscope.examples.experiments.candidates import OF_RELU, Candidate
+from gradscope.examples.experiments.candidates import OF_RELU, TRUE, Candidate, train_with
 from gradscope.examples.experiments.command_line import (
     add_options,
     all_of,
@@ -32,32 +31,19 @@ from gradscope.examples.experiments.command_line import (
 )
 from gradscope.examples.experiments.results import Run, Table
 from gradscope.metric import evaluate, higher_is_better
-from gradscope.patching import reach
 from gradscope.pipeline import scan
 from gradscope.prescribe import prescribe
-from gradscope.records import Findings, Profile
+from gradscope.records import Findings
+from gradscope.remedies.artificial_derivative import unit_axis
 from gradscope.subject import Subject
 from gradscope.trial import Arm, Running
+from tests.zoo.examining import trained
 from tests.zoo.subjects import cases
 from tests.zoo.subjects.case import Case
-
-TRUE = OF_RELU[0]
-STAGES = 20
-"""In how many steps a candidate is handed over."""
 
 
 def dead() -> list[Case]:
     return [case for case in cases().values() if case.cause == "GS201"]
-
-
-def subject_of(case: Case) -> Subject:
-    """Trained as the case asks."""
-    subject = case.build()
-    if not case.trained:
-        return subject
-    running = Running(subject, Arm("train"), 0)
-    running.advance(case.trained)
-    return replace(subject, build_model=lambda: copy.deepcopy(running.model))
 
 
 def places(subject: Subject, case: Case) -> list[tuple[str, int]]:
@@ -68,14 +54,7 @@ def places(subject: Subject, case: Case) -> list[tuple[str, int]]:
     plan = prescribe(findings, subject.build_model(), only=("artificial-derivative",))
     choices = [plan.prescriptions, *plan.alternatives]
     sites = max((each.sites for choice in choices for each in choice), key=len)
-    return [(site, _unit_axis(report.profile, site)) for site in sites]
-
-
-def _unit_axis(profile: Profile, name: str) -> int:
-    for site in profile.sites:
-        if name in (site.name, site.module if not site.is_call else site.name.partition("@")[0]):
-            return -1 if site.unit_axis == len(site.shape) - 1 else site.unit_axis
-    return -1
+    return [(site, unit_axis(report.profile, site)) for site in sites]
 
 
 def _at(derivative: Derivative, axis: int) -> Derivative:
@@ -87,7 +66,7 @@ def train(name: str, only: str, steps: int, seeds: int) -> list[dict[str, Any]]:
     """One subject with all candidates."""
     torch.set_num_threads(1)
     case = cases()[name]
-    subject = subject_of(case)
+    subject = trained(case, 0)
     found = places(subject, case)
     entries = []
     for candidate in chosen(only):
@@ -108,19 +87,13 @@ def _metric(
     subject: Subject, found: list[tuple[str, int]], candidate: Candidate, steps: int, seed: int
 ) -> tuple[str, float]:
     running = Running(subject, Arm(candidate.name), seed)
-    put = None
-    if candidate.share:
-        put = reach(running.model, [(site, _at(candidate.derivative, a)) for site, a in found])
-    for stage in range(1, STAGES + 1):
-        running.advance(steps * stage // STAGES)
-        if put is not None and not math.isinf(candidate.share):
-            for setting in put.settings:
-                setting.set(max(0.0, 1 - stage / STAGES / candidate.share))
+    derivatives = [(site, _at(candidate.derivative, axis)) for site, axis in found]
+    train_with(candidate, running, derivatives, steps)
     return evaluate(subject, running.model)
 
 
 def chosen(only: str) -> list[Candidate]:
-    return [each for each in OF_RELU if each is TRUE or fnmatch(each.name, only)]
+    return [each for each in OF_RELU if each.name == TRUE or fnmatch(each.name, only)]
 
 
 def tables(run: Run) -> list[Table]:
@@ -128,7 +101,7 @@ def tables(run: Run) -> list[Table]:
     found = {(entry["candidate"], entry["subject"]): entry for entry in run.results}
     rows = []
     for candidate in dict.fromkeys(entry["candidate"] for entry in run.results):
-        signs = {name: _sign(found[candidate, name], found[TRUE.name, name]) for name in names}
+        signs = {name: _sign(found[candidate, name], found[TRUE, name]) for name in names}
         better, worse = ([name for name in names if signs[name] == sign] for sign in "+-")
         rows.append(
             (candidate, f"{len(better)} of {len(names)}", str(len(worse)), ", ".join(better))

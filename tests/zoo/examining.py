@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 import os
@@ -21,12 +22,13 @@ from gradscope.diagnose import diagnose
 from gradscope.metric import evaluate
 from gradscope.pipeline import scan
 from gradscope.records import Finding, Profile, Severity
+from gradscope.subject import Subject
 from gradscope.trial import Arm, Running
 from tests.zoo.published import RULE_SETS, Trace, record
 from tests.zoo.subjects import cases
 from tests.zoo.subjects.case import Case
 
-__all__ = ["Examined", "examine", "examine_all", "faults_of"]
+__all__ = ["Examined", "examine", "examine_all", "faults_of", "trained"]
 
 KEPT = Path("build/zoo-profiles")
 """Where profiles are kept for another run; git ignores it."""
@@ -54,6 +56,16 @@ class Examined:
     after: float
     seconds: float
     published: dict[str, list[str] | str]
+
+
+def trained(case: Case, seed: int) -> Subject:
+    """The case's subject, whose models start as training has left them, as the case asks."""
+    subject = case.build()
+    if not case.trained:
+        return subject
+    running = Running(subject, Arm("train"), seed)
+    running.advance(case.trained)
+    return replace(subject, build_model=lambda: copy.deepcopy(running.model))
 
 
 def examine(case: Case, *, seed: int = 0, published: bool = False) -> Examined:

@@ -11,13 +11,12 @@ that were proposed, and of the best other learning rate.
 from __future__ import annotations
 
 import argparse
-import copy
 import math
 import random
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from multiprocessing import get_context
 
@@ -30,6 +29,7 @@ from gradscope.remaining import profile_again, remaining
 from gradscope.subject import Subject
 from gradscope.trial import Arm, Running
 from gradscope.verify import verify
+from tests.zoo.examining import trained
 from tests.zoo.score import HALVES
 from tests.zoo.subjects import cases
 from tests.zoo.subjects.case import Case
@@ -69,12 +69,7 @@ class Repaired:
 
 def repair_case(case: Case, *, budget: float, seed: int = 0) -> Repaired:
     """Trains the case as it asks, and lets ``fix`` repair what has become of it."""
-    subject = case.build()
-    if case.trained:
-        running = Running(subject, Arm("train"), seed)
-        running.advance(case.trained)
-        model = running.model
-        subject = replace(subject, build_model=lambda: copy.deepcopy(model))
+    subject = trained(case, seed)
     report = fix(subject, unsafe=True, budget=budget, steps=case.steps, seed=seed)
     verdict = report.verdict
     assert case.cause is not None
