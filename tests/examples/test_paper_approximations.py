@@ -231,6 +231,7 @@ def test_it_runs_as_a_script(module: ModuleType, tmp_path: Path) -> None:
         (("--runs", "0"), "0 is too few; give 1 or more"),
         (("--jobs", "-1"), "-1 is too few"),
         (("--json", "no/such/folder/run.json"), "there is no folder no/such/folder"),
+        (("--json", "."), ". is a folder; give the name of a file"),
     ],
 )
 def test_options_that_cannot_be_meant(options: tuple[str, ...], said: str) -> None:

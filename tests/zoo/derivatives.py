@@ -174,6 +174,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=positive, default=5)
     add_options(parser)
     arguments = parser.parse_args()
+    if len(chosen(arguments.only)) == 1 and arguments.only != TRUE:
+        parser.error(f"no candidate is called {arguments.only!r}")
     sizes = (arguments.only, arguments.steps, arguments.seeds)
     calls = [(train, (case.name, *sizes)) for case in dead()]
     results = [entry for found in all_of(calls, arguments.jobs, "subjects") for entry in found]

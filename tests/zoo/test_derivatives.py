@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +77,12 @@ def test_the_kept_run_is_whole() -> None:
     assert tried == {(case.name, each.name) for case in on_the_zoo.dead() for each in OF_RELU}
     assert {len(each["values"]) for each in run.results} == {5}
     assert len(run.results) == len(tried)
+
+
+def test_a_candidate_that_is_not_there_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["derivatives", "--only", "nonsense"])
+    with pytest.raises(SystemExit, match="2"):
+        on_the_zoo.main()
+    assert "no candidate is called 'nonsense'" in capsys.readouterr().err
