@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
-from fnmatch import fnmatch
 from functools import partial
 from typing import Any
 
@@ -33,6 +32,7 @@ from gradscope.examples.experiments.candidates import (
     OF_SIGMOID,
     TRUE,
     Candidate,
+    named,
     train_with,
 )
 from gradscope.examples.experiments.command_line import (
@@ -45,7 +45,7 @@ from gradscope.examples.experiments.command_line import (
 )
 from gradscope.examples.experiments.ensemble import Activation, Task, train
 from gradscope.examples.experiments.handover import Annealed, Never
-from gradscope.examples.experiments.results import Run, Table, mean, standard_error
+from gradscope.examples.experiments.results import Run, Table, diverged, mean, standard_error
 from gradscope.examples.experiments.significance import format_p, p_value
 from gradscope.examples.fashion_mnist import load_fashion_mnist
 from gradscope.examples.training import accuracy
@@ -173,14 +173,14 @@ def _table(of: str, entries: dict[str, dict[str, Any]]) -> Table:
             for letter in "AB"
         ]
         losses = entry["losses"]
-        diverged = sum(not math.isfinite(loss) for loss in losses)
+        lost = diverged(losses)
         shown = [f"{value:.4f}" for value in (*sets, mean(losses), standard_error(losses))]
-        if diverged:
+        if lost:
             shown = [f"{sets[0]:.4f}" if math.isfinite(sets[0]) else "–", "–", "–", "–"]
         p = ""
         if default is not None and entry is not default:
             p = format_p(p_value(losses, default["losses"], two_sided=True))
-        rows.append((name, *shown, f"{diverged} diverged" if diverged else p))
+        rows.append((name, *shown, f"{lost} diverged" if lost else p))
     number = 2 if of == "ReLU" else 4
     return Table(
         f"{of}: mean test losses on Table {number}",
@@ -232,10 +232,7 @@ def main() -> None:
     add_options(parser)
     arguments = parser.parse_args()
     chosen = [
-        (of, candidate)
-        for of in arguments.of
-        for candidate in rows_of(of)
-        if candidate.name == TRUE or fnmatch(candidate.name, arguments.only)
+        (of, candidate) for of in arguments.of for candidate in named(rows_of(of), arguments.only)
     ]
     if len(chosen) == len(arguments.of):
         parser.error(f"no candidate is called {arguments.only!r}")
@@ -245,7 +242,7 @@ def main() -> None:
     calls = [
         (train_live, (of, candidate, row, seed, arguments.live_epochs))
         for (of, candidate), entry in zip(chosen, learned, strict=True)
-        if all(map(math.isfinite, entry["losses"])) and candidate is not LEAKY_RELU
+        if not diverged(entry["losses"]) and candidate is not LEAKY_RELU
         for row in LIVE[of]
         for seed in range(arguments.seeds)
     ]

@@ -26,7 +26,7 @@ from gradscope.examples.experiments.command_line import (
     positive,
 )
 from gradscope.examples.experiments.ensemble import Task, train
-from gradscope.examples.experiments.results import Run, Table, mean, standard_error
+from gradscope.examples.experiments.results import Run, Table, diverged, mean, standard_error
 from gradscope.examples.experiments.significance import format_p, p_value
 
 __all__ = [
@@ -156,18 +156,20 @@ def compared(
     rows = []
     for cell in sorted(cells, key=lambda cell: cell.layers):
         paper = published.get((cell.set, cell.layers, cell.arm), "")
-        diverged = sum(not math.isfinite(loss) for loss in cell.losses)
-        found_p = p_value(cell.losses, plain[cell.layers].losses)
+        lost = diverged(cell.losses)
+        p = ""
+        if cell.arm != baseline:
+            p = format_p(p_value(cell.losses, plain[cell.layers].losses))
         rows.append(
             (
                 str(cell.layers),
                 cell.arm,
-                f"{diverged} diverged" if diverged else f"{cell.mean:.4f}",
-                "–" if diverged else f"{standard_error(cell.losses):.4f}",
+                f"{lost} diverged" if lost else f"{cell.mean:.4f}",
+                "–" if lost else f"{standard_error(cell.losses):.4f}",
                 f"{median(cell.losses):.2g}",
                 paper,
                 "" if not paper else "yes" if agrees(cell, paper) else "no",
-                "" if cell.arm == baseline else format_p(found_p),
+                p,
             )
         )
     headings = ("layers", "activation", "mean", "s. e.", "median", "paper", "agrees", "p")

@@ -7,7 +7,9 @@ derivative in the first half of training.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 
 import torch
 from torch import Tensor
@@ -19,7 +21,7 @@ from gradscope.derivatives.sigmoid import OfSigmoid
 from gradscope.patching import reach
 from gradscope.trial import Running
 
-__all__ = ["OF_RELU", "OF_SIGMOID", "TRUE", "Candidate", "train_with"]
+__all__ = ["OF_RELU", "OF_SIGMOID", "TRUE", "Candidate", "named", "train_with"]
 
 TRUE = "true derivative"
 """The candidate that the others are set beside."""
@@ -42,6 +44,11 @@ class Candidate:
     name: str
     derivative: Derivative
     share: float = math.inf
+
+
+def named(candidates: Iterable[Candidate], only: str) -> list[Candidate]:
+    """Those of a name, with * for any text, and the true derivative to set them beside."""
+    return [each for each in candidates if each.name == TRUE or fnmatch(each.name, only)]
 
 
 def train_with(

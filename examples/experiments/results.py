@@ -24,7 +24,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 from scipy import stats
 
-__all__ = ["Run", "Table", "mean", "read_run", "standard_error", "write_run"]
+__all__ = ["Run", "Table", "diverged", "mean", "read_run", "standard_error", "write_run"]
 
 
 SCHEMA = 1
@@ -142,8 +142,13 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
+def diverged(values: Sequence[float]) -> int:
+    """How many of them are NaN or infinite."""
+    return sum(not math.isfinite(value) for value in values)
+
+
 def standard_error(values: Sequence[float]) -> float:
     """Of the mean of independent values; NaN of fewer than two, or where one is not finite."""
-    if len(values) < 2 or not all(map(math.isfinite, values)):
+    if len(values) < 2 or diverged(values):
         return math.nan
     return float(stats.sem(values))

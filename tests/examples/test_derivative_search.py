@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import torch
 from gradscope.derivatives import derivative
 from gradscope.examples import derivative_search as search
 from gradscope.examples.experiments.candidates import OF_RELU, OF_SIGMOID, Candidate
-from gradscope.examples.experiments.results import mean, read_run
+from gradscope.examples.experiments.results import Table, mean, read_run
 from gradscope.examples.experiments.significance import p_value
 from gradscope.examples.fashion_mnist import SAMPLE
 from tests.zoo import derivatives as on_the_zoo
@@ -84,9 +85,14 @@ def learned(of: str) -> dict[str, list[float]]:
     return {each["candidate"]: each["losses"] for each in entries}
 
 
+@cache
+def live(of: str) -> Table:
+    (found,) = (each for each in search.tables(KEPT) if each.title.startswith(f"{of}: live"))
+    return found
+
+
 def harmless(of: str) -> set[str]:
-    (live,) = (each for each in search.tables(KEPT) if each.title.startswith(f"{of}: live"))
-    return {row[0] for row in live.rows if row[-1] == "yes"}
+    return {row[0] for row in live(of).rows if row[-1] == "yes"}
 
 
 @pytest.mark.parametrize("of", search.DEFAULTS)
@@ -133,8 +139,7 @@ def test_no_derivative_of_the_sigmoid_repairs_and_is_harmless() -> None:
     for name in harmless("sigmoid"):
         assert mean(losses[name]) > 0.9 * mean(losses[search.TRUE]), name
     # The default is harmless but for the deepest network.
-    (live,) = (each for each in search.tables(KEPT) if each.title.startswith("sigmoid: live"))
-    (changes,) = (row[1:-1] for row in live.rows if row[0] == default)
+    (changes,) = (row[1:-1] for row in live("sigmoid").rows if row[0] == default)
     *shallow, deep = (float(change.partition(" ")[0]) for change in changes)
     assert min(shallow) > 0
     assert deep < -10

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
 from dataclasses import replace
-from fnmatch import fnmatch
+from statistics import median_high
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ import torch
 from gradscope.comparison import compare
 from gradscope.derivatives import Derivative
 from gradscope.derivatives.selective import Selective
-from gradscope.examples.experiments.candidates import OF_RELU, TRUE, Candidate, train_with
+from gradscope.examples.experiments.candidates import OF_RELU, TRUE, Candidate, named, train_with
 from gradscope.examples.experiments.command_line import (
     add_options,
     all_of,
@@ -30,7 +29,7 @@ from gradscope.examples.experiments.command_line import (
     finish,
     positive,
 )
-from gradscope.examples.experiments.results import Run, Table
+from gradscope.examples.experiments.results import Run, Table, diverged
 from gradscope.metric import evaluate, higher_is_better
 from gradscope.pipeline import scan
 from gradscope.prescribe import prescribe
@@ -70,7 +69,7 @@ def train(name: str, only: str, steps: int, seeds: int) -> list[dict[str, Any]]:
     subject = trained(case, 0)
     found = places(subject, case)
     entries = []
-    for candidate in chosen(only):
+    for candidate in named(OF_RELU, only):
         values = [metric_of(subject, found, candidate, steps, seed) for seed in range(seeds)]
         entries.append(
             {
@@ -93,17 +92,14 @@ def metric_of(
     return evaluate(subject, running.model)
 
 
-def chosen(only: str) -> list[Candidate]:
-    return [each for each in OF_RELU if each.name == TRUE or fnmatch(each.name, only)]
-
-
 def tables(run: Run) -> list[Table]:
     names = list(dict.fromkeys(entry["subject"] for entry in run.results))
     found = {(entry["candidate"], entry["subject"]): entry for entry in run.results}
+    candidates = dict.fromkeys(entry["candidate"] for entry in run.results)
     rows = []
-    for candidate in dict.fromkeys(entry["candidate"] for entry in run.results):
+    for candidate in candidates:
         signs = {name: sign(found[candidate, name], found[TRUE, name]) for name in names}
-        better, worse = ([name for name in names if signs[name] == sign] for sign in "+-")
+        better, worse = ([name for name in names if signs[name] == wanted] for wanted in "+-")
         runs = [value for name in names for value in found[candidate, name]["values"]]
         rows.append(
             (
@@ -115,19 +111,17 @@ def tables(run: Run) -> list[Table]:
                 ", ".join(worse) or "–",
             )
         )
-    seeds = run.settings["seeds"]
     by_candidate = [
-        (candidate, *(_ended(found[candidate, name], seeds) for name in names))
-        for candidate in dict.fromkeys(entry["candidate"] for entry in run.results)
+        (candidate, *(_ended(found[candidate, name]) for name in names)) for candidate in candidates
     ]
     return [
         Table(
             "Dead ReLU networks of the zoo: better and worse than with the true derivative",
             ("derivative", "better", "worse", "runs that diverged", "better are", "worse are"),
             rows,
-            f"Metric after {run.settings['steps']} steps over {seeds} seeds. Better, worse: by a "
-            "paired t-test, p < 0.05, of the seeds on which neither diverges; worse, too, where "
-            "more runs diverge.",
+            f"Metric after {run.settings['steps']} steps over {run.settings['seeds']} seeds. "
+            "Better, worse: by a paired t-test, p < 0.05, of the seeds on which neither diverges; "
+            "worse, too, where more runs diverge.",
         ),
         Table(
             "Dead ReLU networks of the zoo: median of the metric after training",
@@ -139,15 +133,10 @@ def tables(run: Run) -> list[Table]:
     ]
 
 
-def diverged(values: Sequence[float]) -> int:
-    return sum(not math.isfinite(value) for value in values)
-
-
-def _ended(entry: dict[str, Any], seeds: int) -> str:
+def _ended(entry: dict[str, Any]) -> str:
     """The median, and how many runs diverged."""
     assert not entry["higher_is_better"]
-    worst_last = sorted(entry["values"], key=lambda value: (not math.isfinite(value), value))
-    middle = worst_last[seeds // 2]
+    middle = median_high(v if math.isfinite(v) else math.inf for v in entry["values"])
     count = diverged(entry["values"])
     text = f"{middle:.3g}" if math.isfinite(middle) else "diverged"
     return f"{text} ({count})" if count else text
@@ -174,7 +163,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=positive, default=5)
     add_options(parser)
     arguments = parser.parse_args()
-    if len(chosen(arguments.only)) == 1 and arguments.only != TRUE:
+    if len(named(OF_RELU, arguments.only)) == 1 and arguments.only != TRUE:
         parser.error(f"no candidate is called {arguments.only!r}")
     sizes = (arguments.only, arguments.steps, arguments.seeds)
     calls = [(train, (case.name, *sizes)) for case in dead()]
