@@ -3,8 +3,9 @@
 Hu, Zhang, Ge, "Handling Vanishing Gradient Problem Using Artificial Derivative", section III.C:
 AlexNet with ReLU (figure 7) and with sigmoid (figure 8), extended AlexNet with ReLU (figure 9), of
 which it says that ReLU failed every training while AD ReLU trains. To its two arms selective AD
-ReLU is added, where only dead units get the artificial derivative. All arms of an initialisation
-and a seed start from the same weights and see the same batches.
+ReLU is added, of the same k, where only dead units get the artificial derivative. All arms of an
+initialisation and a seed start from the same weights and see the same batches. The paper's own
+accuracies are curves in its figures, without numbers to set beside.
 
     python examples/paper_alexnet.py
     python examples/paper_alexnet.py --figures 9 --epochs 8 --initialisation he

@@ -29,13 +29,14 @@ from torch import Tensor
 
 from gradscope.derivatives import derivative
 from gradscope.examples.experiments.approximation import (
+    SETS,
     Cell,
     Losses,
-    Published,
     by_rate,
     compared,
     distribution,
     main,
+    published,
     uniform,
 )
 from gradscope.examples.experiments.ensemble import Activation, Task, common, he
@@ -63,9 +64,9 @@ CONVERTING = {
     "ReLU, to and fro": Activation(AD, handover=partial(Converting, artificial_first=False)),
 }
 
-PAPER: Published = {
-    (name, layers, arm): value
-    for name, table in {
+PAPER = published(
+    (AD_RELU, RELU, "Leaky ReLU"),
+    {
         "A": {
             2: ("0.026", "0.089", "0.053"),
             4: ("0.016", "0.171", "0.013"),
@@ -78,10 +79,8 @@ PAPER: Published = {
             6: ("0.0871", "0.189", "0.138"),
             8: ("0.136", "0.209", "0.169"),
         },
-    }.items()
-    for layers, values in table.items()
-    for arm, value in zip((AD_RELU, RELU, "Leaky ReLU"), values, strict=True)
-}
+    },
+)
 
 
 def draw(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -91,6 +90,7 @@ def draw(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 def task(name: str, layers: int, activation: Activation, rate: float, epochs: int) -> Task:
     """Of hyper-parameter set A or B, the paper's Table 1."""
+    optimizer, batch_size = SETS[name]
     return Task(
         widths=(1, *[WIDTH] * (layers - 1), 1),
         initialise=common if name == "A" else he,
@@ -98,9 +98,9 @@ def task(name: str, layers: int, activation: Activation, rate: float, epochs: in
         ends=False,
         draw=draw,
         samples=SAMPLES,
-        optimizer="adam" if name == "A" else "sgd",
+        optimizer=optimizer,
         rate=rate,
-        batch_size=50 if name == "A" else 100,
+        batch_size=batch_size,
         epochs=epochs,
     )
 

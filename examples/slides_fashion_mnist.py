@@ -92,7 +92,7 @@ RELU = act("activation-swap", activation="relu")
 BATCH_NORM = act("norm-insertion", layers=f"BatchNorm1d({WIDTH})")
 AD_SIGMOID = act("artificial-derivative", derivative="sigmoid-min")
 AD_RELU = act("artificial-derivative", derivative="relu-logistic", k=3.5, selective=False)
-SELECTIVE = act("artificial-derivative", derivative="relu-logistic", k=3.5, selective=True)
+SELECTIVE = act("artificial-derivative", derivative="relu-logistic")  # as it is by default
 
 ROWS = (
     Row("3 layers", layers=3),
@@ -177,7 +177,7 @@ def ratio(model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> float:
     return signals[0] / signals[-1] if signals[-1] else math.nan
 
 
-def run(row: Row, seed: int, epochs: int) -> Result:
+def train_row(row: Row, seed: int, epochs: int) -> Result:
     torch.set_num_threads(1)
     subject = subject_of(row.layers)
     data = load_fashion_mnist()
@@ -233,7 +233,7 @@ def main() -> None:
     if not rows:
         parser.error(f"no row is called {arguments.rows!r}")
     tasks = [(row, seed) for row in rows for seed in range(arguments.seeds)]
-    calls = [(run, (row, seed, arguments.epochs)) for row, seed in tasks]
+    calls = [(train_row, (row, seed, arguments.epochs)) for row, seed in tasks]
     results = all_of(calls, arguments.jobs, "training")
     kept = Run(
         command("examples/slides_fashion_mnist.py", parser, arguments),

@@ -217,7 +217,7 @@ def replace_derivative(
 ) -> Patch:
     """Puts an artificial derivative into a model, without a diagnosis; outputs stay as they are.
 
-        patch = gradscope.replace_derivative(model, "relu-logistic", "encoder.*", k=3.5)
+        patch = gradscope.replace_derivative(model, "relu-logistic", "encoder.*")
 
     Args:
         model: patched in place.
@@ -228,8 +228,8 @@ def replace_derivative(
             findings, of whose sites those are taken that the derivative can stand in for. By
             default all its activation modules; function calls are patched where they are named.
         strength: share of the artificial derivative, 0 to 1.
-        parameters: of the derivative, such as ``k=3.5``. ReLU's is for dead units alone unless
-            ``selective=False`` is among them.
+        parameters: of the derivative, such as ``k=3.5``. ReLU's has k = 1 and is for dead units
+            alone, unless ``selective=False`` is among them.
 
     Raises:
         PlanError: there is no such derivative, parameter or site, or it cannot be reached.

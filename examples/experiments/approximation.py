@@ -31,6 +31,7 @@ from gradscope.examples.experiments.significance import format_p, p_value
 
 __all__ = [
     "EPOCHS",
+    "SETS",
     "Cell",
     "Losses",
     "Published",
@@ -39,6 +40,7 @@ __all__ = [
     "compared",
     "distribution",
     "main",
+    "published",
     "uniform",
 ]
 
@@ -54,11 +56,24 @@ READING = (
     "Agrees: the paper's mean lies within two standard errors (s. e.) of ours, or ours rounds to "
     "it. The paper's own error is not known; with one like ours, a sixth of the rows would say no "
     "by chance. p: of a mean so much lower than the plain activation's by chance (paired "
-    "permutation test)."
+    "permutation test, one-sided)."
 )
 
 Published = Mapping[tuple[str, int, str], str]
 """The paper's mean by set, layers and arm, as it is printed."""
+
+SETS: Mapping[str, tuple[str, int]] = {"A": ("adam", 50), "B": ("sgd", 100)}
+"""The paper's hyper-parameter sets: optimizer and batch size (its Tables 1 and 3)."""
+
+
+def published(arms: Sequence[str], sets: Mapping[str, Mapping[int, Sequence[str]]]) -> Published:
+    """The paper's table, of which ``sets`` holds a column for each of the arms."""
+    return {
+        (name, layers, arm): value
+        for name, table in sets.items()
+        for layers, values in table.items()
+        for arm, value in zip(arms, values, strict=True)
+    }
 
 
 @dataclass(frozen=True)

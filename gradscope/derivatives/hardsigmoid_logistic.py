@@ -24,7 +24,7 @@ class HardsigmoidLogistic(Selective):
     """A logistic window from -3 to 3 in the backward of the hard sigmoid.
 
     Attributes:
-        k: steepness of its sides, per unit of pre-activation; 2 as of ReLU, decision 5.
+        k: steepness of its sides, per unit of pre-activation; 2 is decision 22.
     """
 
     name = "hardsigmoid-logistic"

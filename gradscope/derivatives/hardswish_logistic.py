@@ -24,7 +24,7 @@ class HardswishLogistic(Selective):
     """A logistic side at -3 in the backward of hardswish; where x is above, nearly the true one.
 
     Attributes:
-        k: steepness of the side, per unit of pre-activation; 2 as of ReLU, decision 5.
+        k: steepness of the side, per unit of pre-activation; 2 is decision 22.
     """
 
     name = "hardswish-logistic"

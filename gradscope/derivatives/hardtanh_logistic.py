@@ -21,7 +21,7 @@ class HardtanhLogistic(Selective):
     """A logistic window from ``min_val`` to ``max_val`` in the backward of the hard tanh.
 
     Attributes:
-        k: steepness of its sides, per unit of pre-activation; 2 as of ReLU, decision 5.
+        k: steepness of its sides, per unit of pre-activation; 2 is decision 22.
     """
 
     name = "hardtanh-logistic"

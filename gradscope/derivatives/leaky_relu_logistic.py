@@ -23,7 +23,7 @@ class LeakyReLULogistic(Derivative):
     """alpha + (1 - alpha) sigma(k x) in the backward of the leaky ReLU.
 
     Attributes:
-        k: steepness, per unit of pre-activation; 2 as of ReLU, decision 5.
+        k: steepness, per unit of pre-activation; 2 is decision 22.
     """
 
     name = "leaky-relu-logistic"

@@ -22,7 +22,7 @@ class ReLU6Logistic(Selective):
     """A logistic window from 0 to 6 in the backward of ReLU6.
 
     Attributes:
-        k: steepness of its sides, per unit of pre-activation; 2 as of ReLU, decision 5.
+        k: steepness of its sides, per unit of pre-activation; 2 is decision 22.
     """
 
     name = "relu6-logistic"

@@ -149,7 +149,8 @@ class ArtificialDerivative(Differentiating):
     calls (`layer1::relu`, or its second one `layer1::relu@1`), patterns (`encoder.*`) and the nodes
     of fx graphs and exported programs. Where `selective` is true, only units that are idle on the
     whole batch (dead, or saturated) get the artificial derivative: the gradient of live ones stays
-    exact. `strength` below 1 mixes in the true derivative.
+    exact. `relu-logistic` is selective, with k = 1, unless something else is said. `strength` below
+    1 mixes in the true derivative.
 
     ## When it applies
     ReLU: units are dead. With the artificial derivative they get a gradient again. Where other
@@ -162,7 +163,9 @@ class ArtificialDerivative(Differentiating):
     the seven-layer sigmoid MLP of the examples, the first layers' gradient grows 30 times and
     accuracy stays at 10 %. On a live, deep ReLU network it replaces a right gradient by a wrong
     one and can ruin training, unless it is selective. So it is proposed for dead units only, never
-    for decay of scale in ReLU networks. The gates of nn.LSTM and nn.GRU and TorchScript cannot be
+    for decay of scale in ReLU networks. A live sigmoid network of sixteen layers with BatchNorm is
+    18 points behind after three epochs with min(y, 1 - y), so it is proposed only where the
+    gradient has decayed. The gates of nn.LSTM and nn.GRU and TorchScript cannot be
     reached, nor can calls in functions (not modules) that activation checkpointing runs again, nor
     ``torch.relu_(x)`` and ``F.relu_(x)`` in compiled code. Do not apply it to a model that
     differentiates in its forward, as force fields do: its outputs would change.

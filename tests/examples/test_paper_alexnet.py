@@ -134,7 +134,8 @@ def test_a_training_that_diverges_ends_and_counts_as_failed() -> None:
     assert len(result["loss"]) == len(result["accuracy"]) == 1
     assert result["dead_start"] is not None
     assert result["dead_end"] is None
-    (table,) = paper.tables(Run("", {}, [result | {"accuracy": [0.9]}]))
+    settings = {"images": 400, "data": "the sample"}
+    (table,) = paper.tables(Run("", settings, [result | {"accuracy": [0.9]}]))
     assert table.rows[0][-2:] == ["–", "0 of 1, 1 diverged"]
 
 

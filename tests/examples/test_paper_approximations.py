@@ -144,7 +144,7 @@ def test_ad_relu_beats_relu_in_every_row(name: str, layers: int) -> None:
     found, start = kept(relu), "default" if name == "A" else "He"
     rate = relu.RATES[name]
     plain, artificial = (found[name, start, layers, arm, rate] for arm in ("ReLU", "AD ReLU"))
-    assert p_value(artificial.losses, plain.losses) < 0.01
+    assert p_value(artificial.losses, plain.losses) < 1e-4
     # Another learning rate does not do as well.
     for other in relu.OTHER_RATES[name]:
         assert found[name, start, layers, "ReLU", other].mean > artificial.mean
@@ -158,7 +158,26 @@ def test_ad_sigmoid_beats_sigmoid(name: str, layers: int) -> None:
     plain, artificial = (
         found[name, "Xavier", layers, arm, rate] for arm in ("sigmoid", "AD sigmoid")
     )
-    assert p_value(artificial.losses, plain.losses) < 0.01
+    assert p_value(artificial.losses, plain.losses) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["A", "B"])
+def test_ad_sigmoid_beats_sigmoid_at_each_rate(name: str) -> None:
+    found = kept(sigmoid)
+    for rate in sigmoid.OTHER_RATES[name, "Xavier"]:
+        for layers in sigmoid.SWEPT[name]:
+            plain, artificial = (
+                found[name, "Xavier", layers, arm, rate] for arm in ("sigmoid", "AD sigmoid")
+            )
+            assert p_value(artificial.losses, plain.losses) < 1e-4, (rate, layers)
+
+
+def test_a_rate_does_what_the_derivative_does_in_set_b() -> None:
+    found = kept(sigmoid)
+    for layers in (4, 5, 6, 7):
+        plain = found["B", "Xavier", layers, "sigmoid", 0.3].mean
+        artificial = found["B", "Xavier", layers, "AD sigmoid", 0.03].mean
+        assert (plain < artificial) == (layers < 7)
 
 
 @pytest.mark.parametrize("layers", relu.LAYERS)
@@ -212,6 +231,7 @@ def test_it_runs_as_a_script(module: ModuleType, tmp_path: Path) -> None:
         (("--runs", "0"), "0 is too few; give 1 or more"),
         (("--jobs", "-1"), "-1 is too few"),
         (("--json", "no/such/folder/run.json"), "there is no folder no/such/folder"),
+        (("--json", "."), ". is a folder; give the name of a file"),
     ],
 )
 def test_options_that_cannot_be_meant(options: tuple[str, ...], said: str) -> None:

@@ -19,14 +19,34 @@ from gradscope.patch import apply
 FILE = Path(slides.__file__)
 
 
+def trace(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[float]:
+    """The losses of three steps; the weights are then as before."""
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(16, 1, 28, 28, generator=generator)
+    labels = torch.arange(16) % 10
+    losses = []
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    model.load_state_dict(weights)
+    return losses
+
+
 @pytest.mark.parametrize("row", slides.ROWS, ids=lambda row: row.name)
 def test_a_row_changes_the_network_and_is_undone(row: slides.Row) -> None:
     torch.manual_seed(0)
     model = slides.build_model(row.layers)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     kinds = [type(module) for module in model.modules()]
+    plain = trace(model, slides.build_optimizer(model.parameters()))
     patch = apply(model, slides.plan_of(row, steps=70))
-    assert model(torch.rand(16, 1, 28, 28)).shape == (16, 10)
+    optimizer = patch.build_optimizer(model.parameters(), slides.build_optimizer)
+    changed = trace(model, optimizer)
+    assert (changed == plain) == (not row.acts)
     patch.undo()
     assert [type(module) for module in model.modules()] == kinds
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -1,17 +1,18 @@
 """What the artificial derivatives of the search do for the zoo's dead ReLU networks.
 
-    python -m tests.zoo.derivatives --only "sigma(*"
+    python -m tests.zoo.derivatives
 
-Each subject that is labelled with dead ReLU units (GS201) is trained with each candidate of
-``examples/experiments/candidates.py``, from the same weights on the same batches as with the true
-derivative, at the sites where the remedy would put it. Its metric is then better, worse, or neither
-by more than it differs between seeds.
+Each subject that is labelled with dead ReLU units (GS201) is trained with each of ReLU's candidates
+in ``examples/experiments/candidates.py``, from the same weights on the same batches as with the
+true derivative, at the sites where the remedy would put it. Its metric is then better, worse, or
+neither by more than it differs between seeds.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
 from typing import Any
@@ -70,7 +71,7 @@ def train(name: str, only: str, steps: int, seeds: int) -> list[dict[str, Any]]:
     found = places(subject, case)
     entries = []
     for candidate in chosen(only):
-        values = [_metric(subject, found, candidate, steps, seed) for seed in range(seeds)]
+        values = [metric_of(subject, found, candidate, steps, seed) for seed in range(seeds)]
         entries.append(
             {
                 "subject": name,
@@ -83,7 +84,7 @@ def train(name: str, only: str, steps: int, seeds: int) -> list[dict[str, Any]]:
     return entries
 
 
-def _metric(
+def metric_of(
     subject: Subject, found: list[tuple[str, int]], candidate: Candidate, steps: int, seed: int
 ) -> tuple[str, float]:
     running = Running(subject, Arm(candidate.name), seed)
@@ -101,27 +102,66 @@ def tables(run: Run) -> list[Table]:
     found = {(entry["candidate"], entry["subject"]): entry for entry in run.results}
     rows = []
     for candidate in dict.fromkeys(entry["candidate"] for entry in run.results):
-        signs = {name: _sign(found[candidate, name], found[TRUE, name]) for name in names}
+        signs = {name: sign(found[candidate, name], found[TRUE, name]) for name in names}
         better, worse = ([name for name in names if signs[name] == sign] for sign in "+-")
+        runs = [value for name in names for value in found[candidate, name]["values"]]
         rows.append(
-            (candidate, f"{len(better)} of {len(names)}", str(len(worse)), ", ".join(better))
+            (
+                candidate,
+                f"{len(better)} of {len(names)}",
+                str(len(worse)),
+                f"{diverged(runs)} of {len(runs)}",
+                ", ".join(better) or "–",
+                ", ".join(worse) or "–",
+            )
         )
+    seeds = run.settings["seeds"]
+    by_candidate = [
+        (candidate, *(_ended(found[candidate, name], seeds) for name in names))
+        for candidate in dict.fromkeys(entry["candidate"] for entry in run.results)
+    ]
     return [
         Table(
-            "Dead ReLU networks of the zoo: metric after training",
-            ("derivative", "better", "worse", "better are"),
+            "Dead ReLU networks of the zoo: better and worse than with the true derivative",
+            ("derivative", "better", "worse", "runs that diverged", "better are", "worse are"),
             rows,
-            f"After {run.settings['steps']} steps, beside the true derivative over "
-            f"{run.settings['seeds']} seeds (paired t-test, p < 0.05). The subjects: "
-            f"{', '.join(names)}. Where a run diverges the subject counts as neither.",
-        )
+            f"Metric after {run.settings['steps']} steps over {seeds} seeds. Better, worse: by a "
+            "paired t-test, p < 0.05, of the seeds on which neither diverges; worse, too, where "
+            "more runs diverge.",
+        ),
+        Table(
+            "Dead ReLU networks of the zoo: median of the metric after training",
+            ("derivative", *names),
+            by_candidate,
+            "A loss, lower is better. In brackets how many runs diverged, which count as the worst."
+            " Where the numbers are those of the true derivative, nothing came alive.",
+        ),
     ]
 
 
-def _sign(entry: dict[str, Any], true: dict[str, Any]) -> str:
-    if not all(map(math.isfinite, (*entry["values"], *true["values"]))):
+def diverged(values: Sequence[float]) -> int:
+    return sum(not math.isfinite(value) for value in values)
+
+
+def _ended(entry: dict[str, Any], seeds: int) -> str:
+    """The median, and how many runs diverged."""
+    assert not entry["higher_is_better"]
+    worst_last = sorted(entry["values"], key=lambda value: (not math.isfinite(value), value))
+    middle = worst_last[seeds // 2]
+    count = diverged(entry["values"])
+    text = f"{middle:.3g}" if math.isfinite(middle) else "diverged"
+    return f"{text} ({count})" if count else text
+
+
+def sign(entry: dict[str, Any], true: dict[str, Any]) -> str:
+    """``+`` where a candidate's runs end better than the true derivative's, ``-`` where worse."""
+    pairs = zip(true["values"], entry["values"], strict=True)
+    ended = [pair for pair in pairs if all(map(math.isfinite, pair))]
+    if diverged(entry["values"]) > diverged(true["values"]):
+        return "-"
+    if len(ended) < 2:
         return ""
-    compared = compare(true["values"], entry["values"])
+    compared = compare(*zip(*ended, strict=True))
     if not compared.significant:
         return ""
     return "+" if (compared.difference > 0) == entry["higher_is_better"] else "-"
@@ -134,6 +174,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=positive, default=5)
     add_options(parser)
     arguments = parser.parse_args()
+    if len(chosen(arguments.only)) == 1 and arguments.only != TRUE:
+        parser.error(f"no candidate is called {arguments.only!r}")
     sizes = (arguments.only, arguments.steps, arguments.seeds)
     calls = [(train, (case.name, *sizes)) for case in dead()]
     results = [entry for found in all_of(calls, arguments.jobs, "subjects") for entry in found]

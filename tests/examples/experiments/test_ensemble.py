@@ -13,9 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from gradscope.derivatives import derivative
+from gradscope.examples import derivative_search as search
+from gradscope.examples import paper_relu_approximation as paper_relu
+from gradscope.examples import paper_sigmoid_comparison as paper_sigmoid
 from gradscope.examples.experiments.ensemble import Activation, Task, common, he, train, xavier
 from gradscope.examples.experiments.handover import Annealed, Converting, Handover, Never
 from gradscope.patch import Patch, replace_derivative
+from gradscope.patching import reach
 from gradscope.schedule import Annealing, Conversion
 
 EPOCHS = 6
@@ -127,6 +131,64 @@ def test_artificial_derivatives(
     # Of layers of two units some are dead in a batch: selective is then neither all nor none.
     patched = partial(replace_derivative, derivative=name, **parameters)
     agree(task(Activation(derivative(name, parameters))), module, patched)
+
+
+class Reached(AbstractContextManager["Reached"]):
+    """A model of one run with an ensemble's derivative, handed over as the ensemble's is."""
+
+    def __init__(self, activation: Activation, model: nn.Module) -> None:
+        self.reached = reach(model, [("*", activation.derivative)])
+        self.handover = activation.handover(1)
+        self.set()
+
+    def set(self) -> None:
+        strength = 0.0 if self.handover.uses == "none" else self.handover.strength
+        for setting in self.reached.settings:
+            setting.set(strength)
+
+    def step(self, loss: float) -> None:
+        self.handover.step(torch.tensor([loss]))
+        self.set()
+
+    def __exit__(self, *error: object) -> None:
+        self.reached()
+
+
+def agrees_with_autograd(task: Task) -> None:
+    """At a rate at which losses rise, too, on few samples of what is drawn for the paper."""
+    few = replace(task, samples=(240, 60), rate=10 * task.rate)
+    activation = few.activation
+    module = partial(activation.derivative.native, **activation.arguments)
+    agree(few, module, partial(Reached, activation), lambda reached: reached.step)
+
+
+RELU_ARMS = paper_relu.ARMS | paper_relu.CONVERTING
+
+
+@pytest.mark.parametrize("name", ["A", "B"])
+@pytest.mark.parametrize("arm", RELU_ARMS)
+def test_the_arms_of_table_2(name: str, arm: str) -> None:
+    rate = paper_relu.RATES[name]
+    agrees_with_autograd(paper_relu.task(name, 4, RELU_ARMS[arm], rate, EPOCHS))
+
+
+@pytest.mark.parametrize("name", ["A", "B"])
+@pytest.mark.parametrize("arm", paper_sigmoid.ARMS)
+def test_the_arms_of_table_4(name: str, arm: str) -> None:
+    activation, rate = paper_sigmoid.ARMS[arm], paper_sigmoid.RATES[name]
+    agrees_with_autograd(paper_sigmoid.task(name, "Xavier", 3, activation, rate, EPOCHS))
+
+
+@pytest.mark.parametrize(
+    ("of", "candidate"),
+    [(of, each) for of, found in search.CANDIDATES.items() for each in found],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_the_candidates_of_the_search(of: str, candidate: search.Candidate) -> None:
+    # One network of each set; their derivatives are tried on all of a table's networks.
+    tasks = search.tasks(of, candidate, EPOCHS)
+    for cell in {"ReLU": ("A4", "B4"), "sigmoid": ("A12", "B4")}[of]:
+        agrees_with_autograd(tasks[cell])
 
 
 def test_annealing() -> None:
