@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,13 +25,13 @@ from torch import Tensor
 
 from gradscope.checkpoints.checkpoint import Checkpoint, OptimizerState, StoredTensor
 from gradscope.checkpoints.statistics import chunks
+from gradscope.stored import BatchNormEvidence, GradientEvidence
 
 __all__ = [
-    "BatchNormEvidence",
-    "GradientEvidence",
     "batch_norm_evidence",
     "first_over_last",
     "gradient_evidence",
+    "is_table",
 ]
 
 # Half a megabyte of float64.
@@ -58,107 +57,6 @@ _OFF = 0.99865
 
 _EMBEDDING = re.compile(r"(^|[._])(\w*emb(ed(ding)?s?)?|wte|wpe|lookup|lm_head)([._]|$)")
 _ENTRIES, _ENTRIES_PER_FEATURE = 1000, 4
-
-
-@dataclass(frozen=True, slots=True)
-class GradientEvidence:
-    """What an optimizer remembers of one parameter's gradient.
-
-    Attributes:
-        name, shape: of the parameter.
-        optimizer: class name, as in the checkpoint.
-        has_state: whether it has ever made a step: frozen parts, and what no gradient ever
-            reached, have not.
-        step: how many steps it has made; None where the file does not tell.
-        steps_behind: how many fewer than the parameter with the most in the same optimizer.
-        moment: what the gradient's size is taken from: ``second``, ``largest`` (Adamax: the
-            largest of late, two to three times the RMS), ``first`` (momentum: too small where the
-            gradients of single steps cancel; taken as if they were independent), or empty.
-        gradient_rms: root mean square of the gradient's elements over steps of late, after
-            clipping, coupled weight decay taken out; 0 where it was exactly zero at every step, NaN
-            where nothing is remembered.
-        mean_gradient_rms: of the mean gradient over the last steps (the first moment), coupled
-            weight decay taken out; NaN where there is none. About 0.23 of ``gradient_rms`` for
-            independent steps under a decay of 0.9.
-        decay_share: RMS of what coupled weight decay adds to the gradient over ``gradient_rms``;
-            above 1 the latter is a difference of like numbers. 0 for decoupled decay.
-        zero_rows: share of rows whose remembered gradient is exactly zero.
-        silent_rows: share of rows whose gradient RMS is below 1e-3 of the row's at the upper
-            decile, those of zeros included: no gradient for long.
-        stopped_rows: share of the other rows whose first moment has decayed to nothing beside the
-            second: no gradient lately. 0 where no first moment is kept.
-        rows_are_units: False where a bias beside it tells that rows are inputs (transposed
-            convolutions, the Conv1D of GPT-2), None where nothing tells, as for square weights.
-        embedding: whether it looks like a table that is looked up, by its name or its shape; rows
-            without a gradient are then entries that did not come up.
-        nonfinite: whether a moment holds NaN or infinity.
-        update_ratio: norm of the step that the moments imply at the stored learning rate,
-            decoupled weight decay left out, over the norm of the weight; NaN where unknown. Up to
-            three times too small for NAdam, which adds the last gradient.
-        learning_rate, initial_learning_rate: as stored; NaN where they are not. Schedules keep
-            the latter.
-        epsilon: what keeps the optimizer from dividing by zero; NaN where it has none.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    optimizer: str
-    has_state: bool
-    step: float | None = None
-    steps_behind: float = 0.0
-    moment: str = ""
-    gradient_rms: float = math.nan
-    mean_gradient_rms: float = math.nan
-    decay_share: float = 0.0
-    zero_rows: float = 0.0
-    silent_rows: float = 0.0
-    stopped_rows: float = 0.0
-    rows_are_units: bool | None = None
-    embedding: bool = False
-    nonfinite: bool = False
-    update_ratio: float = math.nan
-    learning_rate: float = math.nan
-    initial_learning_rate: float = math.nan
-    epsilon: float = math.nan
-
-    @property
-    def inactive_rows(self) -> float | None:
-        """Share of units that get no gradient; None where rows are not units."""
-        if self.embedding or self.rows_are_units is False or self.nonfinite or not self.moment:
-            return None
-        return self.silent_rows + self.stopped_rows
-
-    @property
-    def update_ratio_unscheduled(self) -> float:
-        """The update at the learning rate before any schedule; NaN where that is not stored."""
-        if not self.learning_rate > 0:
-            return math.nan
-        return self.update_ratio * self.initial_learning_rate / self.learning_rate
-
-
-@dataclass(frozen=True, slots=True)
-class BatchNormEvidence:
-    """What the parameters of one batch normalisation tell.
-
-    Attributes:
-        name: of the module.
-        channels: how many.
-        off_probability: mean over channels of the probability that the output is not positive,
-            Phi(-beta / |gamma|), if it is normal.
-        off_channels: share of channels for which that is above 0.99865 (beta below -3 |gamma|): a
-            ReLU right behind them is dead. Means nothing where none is, as before an addition.
-        zero_variance, subnormal_variance: share of channels whose running variance is exactly
-            zero, or below float32's normal numbers but not zero: their input does not vary.
-        largest_variance: of all channels; infinity or NaN where one is.
-    """
-
-    name: str
-    channels: int
-    off_probability: float
-    off_channels: float
-    zero_variance: float
-    subnormal_variance: float
-    largest_variance: float
 
 
 def gradient_evidence(checkpoint: Checkpoint) -> tuple[GradientEvidence, ...]:
@@ -241,7 +139,7 @@ def _of_one(checkpoint: Checkpoint, optimizer: OptimizerState) -> Iterator[Gradi
             "step": step,
             "steps_behind": 0.0 if step is None else most - step,
             "rows_are_units": _rows_are_units(shape, None if last == "bias" else bias),
-            "embedding": _is_embedding(name, shape, bias),
+            "embedding": is_table(name, shape, bias),
             "learning_rate": _number(settings, "lr"),
             "initial_learning_rate": _number(settings, "initial_lr", _number(settings, "lr")),
             "epsilon": _number(settings, "eps"),
@@ -496,7 +394,11 @@ def _rows_are_units(shape: tuple[int, ...], bias: StoredTensor | None) -> bool |
     return fits.get(bias.shape[0])
 
 
-def _is_embedding(name: str, shape: tuple[int, ...], bias: StoredTensor | None) -> bool:
+def is_table(name: str, shape: tuple[int, ...], bias: StoredTensor | None) -> bool:
+    """Whether a tensor looks like one that is looked up, by its name or its shape.
+
+    ``bias`` is the one beside it; tables have none.
+    """
     if len(shape) != 2:
         return False
     by_shape = shape[0] >= max(_ENTRIES, _ENTRIES_PER_FEATURE * shape[1]) and bias is None

@@ -21,7 +21,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Chunk", "TensorStatistics", "chunks", "tensor_statistics"]
+from gradscope.stored import TensorStatistics
+
+__all__ = ["Chunk", "chunks", "tensor_statistics"]
 
 # Two megabytes of float32 stay in cache while they are gone through again; with less, the calls
 # themselves cost as much.
@@ -46,41 +48,6 @@ _ONE_BYTE = (
     torch.float8_e5m2,
     torch.float8_e5m2fnuz,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class TensorStatistics:
-    """What one pass over a tensor shows.
-
-    Attributes:
-        elements: how many; the parts of complex numbers count as two.
-        rms, mean, std: of the finite elements; NaN where there are none.
-        peak: largest finite magnitude; 0 where there is none.
-        nonfinite: how many elements are NaN or infinite.
-        first_nonfinite: index of the first of them; None where all are finite.
-        rows: the extent of dimension 0; 0 for fewer than two dimensions, and what follows then
-            is 0 or None.
-        zero_rows: share of rows that are all zero.
-        duplicate_rows: share of rows that are finite, not all zero, and equal another row.
-        row_spread: standard deviation of the finite rows' norms over their mean (dimensionless).
-        effective_rank: exponential of the entropy of the singular values' shares (Roy, Vetterli
-            2007) over the largest that it could be, of at most 64 by 1024 evenly spaced rows and
-            columns; independent random elements give about 0.97. None where one of these is not
-            finite, all are zero, or there are fewer than two rows or columns.
-    """
-
-    elements: int
-    rms: float
-    mean: float
-    std: float
-    peak: float
-    nonfinite: int
-    first_nonfinite: tuple[int, ...] | None
-    rows: int = 0
-    zero_rows: float = 0.0
-    duplicate_rows: float = 0.0
-    row_spread: float = 0.0
-    effective_rank: float | None = None
 
 
 class Chunk(NamedTuple):

@@ -29,7 +29,6 @@ from torch.nn.functional import cross_entropy
 import gradscope
 from gradscope.checkpoints.checkpoint import Checkpoint, OptimizerState, StoredTensor
 from gradscope.checkpoints.evidence import (
-    GradientEvidence,
     batch_norm_evidence,
     first_over_last,
     gradient_evidence,
@@ -39,6 +38,7 @@ from gradscope.examples.fashion_mnist import SAMPLE, load_fashion_mnist
 from gradscope.records import Profile, Role
 from gradscope.rules.signal import backward_sites, finite_median
 from gradscope.rules.signal import first_over_last as warm_first_over_last
+from gradscope.stored import GradientEvidence
 
 Batch = tuple[Tensor, Tensor]
 Optimizer = torch.optim.Optimizer

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from gradscope.checkpoints.checkpoint import Checkpoint, OptimizerState, StoredTensor
 from gradscope.checkpoints.evidence import (
-    GradientEvidence,
     batch_norm_evidence,
     first_over_last,
     gradient_evidence,
 )
+from gradscope.stored import GradientEvidence
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "Adam": {"lr": 1e-3},
