@@ -236,6 +236,22 @@ class Stored:
         """What is remembered of the gradient of a parameter."""
         return next((each for each in self.gradients if each.name == name), None)
 
+    def inactive_units(self, layer: StoredWeight) -> float | None:
+        """Share of a layer's units that get no gradient; None where nothing tells.
+
+        A weight also gets none where the layer's input is zero, its bias does then: of the two the
+        smaller share counts.
+        """
+        module, dot, _ = layer.name.rpartition(".")
+        names = (layer.name, f"{module}{dot}bias")
+        told = [
+            each.inactive_rows
+            for each in map(self.gradient, names)
+            if each is not None and each.shape[:1] == layer.shape[:1]
+        ]
+        known = [share for share in told if share is not None]
+        return min(known) if known else None
+
     def without(self, hides: Callable[[str], bool]) -> Stored:
         """The same without parameters and modules of certain names; itself where it has none."""
         names = [each.name for each in self.weights] + [each.name for each in self.normalisations]

@@ -109,11 +109,10 @@ class DeadReLU(Rule[Limits]):
         )
 
     def check_stored(self, stored: Stored, limits: Limits) -> Finding | Skipped | None:
-        hidden = {each.name for each in stored.hidden}
         told = [
-            (each.name, each.shape[0], each.inactive_rows)
-            for each in stored.gradients
-            if each.name in hidden and each.inactive_rows is not None
+            (each.name, each.shape[0], share)
+            for each in stored.hidden
+            if (share := stored.inactive_units(each)) is not None
         ]
         if told:
             what, source = "get no gradient of late, as dead ReLUs do", Source.OPTIMIZER_STATE
@@ -125,14 +124,15 @@ class DeadReLU(Rule[Limits]):
         faulty = [entry for entry in told if entry[2] > limits.stored]
         if not faulty:
             return None
-        name, units, share = max(faulty, key=lambda entry: entry[2])
+        # Of several alike the last: those before it may only be cut off by it.
+        name, units, share = max(reversed(faulty), key=lambda entry: entry[2])
         severe = share > limits.error
         bound = limits.error if severe else limits.stored
         return self.finding(
             Severity.ERROR if severe else Severity.WARNING,
             [entry[0] for entry in faulty],
             f"{share:.0%} of the {units} units of {name} {what} (limit {bound:.0%}); "
-            f"{len(faulty)} of {len(told)} are affected.",
+            f"{len(faulty)} of {len(told)} layers are affected.",
             {"units without gradient, worst weight": Measure(share, bound, source)},
         )
 
