@@ -179,23 +179,24 @@ class UpdateRatio(Rule[Limits]):
         told = [each for each in stored.gradients if each.name in layers and each.update_ratio >= 0]
         if not told:
             return Skipped(self.code, "no optimizer's moments are stored")
-        ratio = statistics.median(each.update_ratio for each in told)
+        ratios = [each.update_ratio for each in told]
+        middle, largest = statistics.median(ratios), max(ratios)
         rates = [each.learning_rate / each.initial_learning_rate for each in told]
         scheduled = not statistics.median(rates) >= limits.scheduled
-        if ratio > limits.large:
-            severity, bound, how = Severity.WARNING, limits.large, "large"
-        elif 0 < ratio < limits.small_stored and not scheduled:
-            severity, bound, how = Severity.WARNING, limits.small_stored, "small"
+        if middle > limits.large:
+            value, bound, how = middle, limits.large, "a weight, in the median, by"
+        elif 0 < largest < limits.small_stored and not scheduled:
+            value, bound, how = largest, limits.small_stored, "no weight by more than"
         else:
             return None
         return self.finding(
-            severity,
+            Severity.WARNING,
             [each.name for each in told],
-            f"The next update would move a weight by {ratio:.2g} of its norm, in the median over "
-            f"{len(told)} weights, at the stored learning rate: too {how} (limit {bound:g}).",
+            f"At the stored learning rate the next update moves {how} {value:.2g} of its norm "
+            f"(limit {bound:g}).",
             {
                 "update over weight, implied by the optimizer's moments": Measure(
-                    ratio, bound, Source.OPTIMIZER_STATE
+                    value, bound, Source.OPTIMIZER_STATE
                 )
             },
         )
