@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import cached_property
 
 __all__ = [
     "BatchNormEvidence",
@@ -195,7 +196,7 @@ class BatchNormEvidence:
     largest_variance: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Stored:
     """All that was read of a checkpoint.
 
@@ -234,7 +235,23 @@ class Stored:
 
     def gradient(self, name: str) -> GradientEvidence | None:
         """What is remembered of the gradient of a parameter."""
-        return next((each for each in self.gradients if each.name == name), None)
+        return self._gradients.get(name)
+
+    @cached_property
+    def _gradients(self) -> dict[str, GradientEvidence]:
+        return {each.name: each for each in self.gradients}
+
+    @cached_property
+    def normalised(self) -> frozenset[str]:
+        """Names of layers behind which a scale, as normalisations have, is stored first."""
+        found = set()
+        follows = None
+        for each in reversed(self.weights):
+            if each.role is StoredRole.WEIGHT and follows is StoredRole.SCALE:
+                found.add(each.name)
+            if each.role in (StoredRole.WEIGHT, StoredRole.EMBEDDING, StoredRole.SCALE):
+                follows = each.role
+        return frozenset(found)
 
     def inactive_units(self, layer: StoredWeight) -> float | None:
         """Share of a layer's units that get no gradient; None where nothing tells.
