@@ -22,7 +22,9 @@ from gradscope.checkpoints.distributed_metadata import Metadata, Place, TensorEn
 from gradscope.checkpoints.nesting import nested
 from gradscope.checkpoints.plain import Unread
 from gradscope.checkpoints.reader import Reader
-from gradscope.checkpoints.saved_tensors import Region, Unreadable, read_saved, strided
+from gradscope.checkpoints.regions import Region, Unreadable
+from gradscope.checkpoints.saved_tensors import read_saved
+from gradscope.checkpoints.strided import strided
 from gradscope.checkpoints.tiling import Box, tiles
 from gradscope.errors import CheckpointError
 from gradscope.records import Skipped
@@ -204,7 +206,9 @@ class _Folder:
             return Unread(f"has {region.length:,} bytes that are not of a tensor")
         self._used.append(region)
         value = read_saved(region)
-        return value if _is_plain(value) else Unread("is an object that only its own code can read")
+        if _is_plain(value, region.length):
+            return value
+        return Unread("is an object that only its own code can read")
 
     def _check_used_once(self) -> None:
         """Two chunks in the same bytes would let a small file ask for much memory."""
@@ -245,13 +249,26 @@ def _contiguous(sizes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(math.prod(sizes[index + 1 :]) for index in range(len(sizes)))
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether a value was read whole, without a call that would have had to be made."""
-    if isinstance(value, dict):
-        return all(type(key) in (str, int) and _is_plain(item) for key, item in value.items())
-    if isinstance(value, list):
-        return all(_is_plain(item) for item in value)
-    return value is None or isinstance(value, str | int | float | StoredTensor)
+def _is_plain(value: Any, length: int) -> bool:
+    """Whether a value was read whole.
 
+    Raises:
+        Unreadable: it stands for far more values than it has bytes, as lists that are shared can.
+    """
+    budget, rest = _SHARED * length, [value]
+    while rest:
+        item = rest.pop()
+        if isinstance(item, dict | list):
+            budget -= len(item)
+            if budget < 0:
+                raise Unreadable("it is nested deeper than any state dict")
+            rest.extend(item.values() if isinstance(item, dict) else item)
+        elif not (item is None or isinstance(item, str | int | float | StoredTensor)):
+            return False
+    return True
+
+
+_SHARED: Final = 16
+"""Values that one byte may stand for; a pair that is shared takes two bytes each time."""
 
 _ZIP: Final = b"PK\3\4"

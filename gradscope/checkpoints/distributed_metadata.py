@@ -9,7 +9,9 @@ from typing import Any, Final
 import torch
 
 from gradscope.checkpoints.inert_pickle import Called, Global, NotInert, read_inert
-from gradscope.checkpoints.saved_tensors import DTYPES, Unreadable, whole_numbers
+from gradscope.checkpoints.known_names import DTYPES
+from gradscope.checkpoints.regions import Unreadable
+from gradscope.checkpoints.strided import whole_numbers
 from gradscope.checkpoints.tiling import Box
 
 __all__ = ["Metadata", "Place", "TensorEntry", "read_metadata"]

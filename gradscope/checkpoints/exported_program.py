@@ -17,13 +17,10 @@ import torch
 from gradscope.checkpoints.checkpoint import Checkpoint, StoredTensor
 from gradscope.checkpoints.contents import checkpoint_of
 from gradscope.checkpoints.reader import Reader
-from gradscope.checkpoints.saved_tensors import (
-    Region,
-    Unreadable,
-    read_saved,
-    regions_of_zip,
-    strided,
-)
+from gradscope.checkpoints.regions import Region, Unreadable
+from gradscope.checkpoints.saved_tensors import read_saved
+from gradscope.checkpoints.strided import strided
+from gradscope.checkpoints.zip_files import Directory, directory_of
 from gradscope.errors import CheckpointError
 from gradscope.records import Skipped
 
@@ -66,20 +63,19 @@ class ExportedProgramReader(Reader):
 
     def recognises(self, path: Path) -> bool:
         try:
-            if not path.is_file():
+            directory = directory_of(path)
+            if directory is None:
                 return False
-            with path.open("rb") as file:
-                if file.read(4) != b"PK\3\4":
-                    return False
-            entries = regions_of_zip(Region(path, 0, path.stat().st_size))
-            return _FLAT_PROGRAM in entries or _root(entries) is not None
+            return _FLAT_PROGRAM in directory.entries or _root(directory) is not None
         except (OSError, ValueError, CheckpointError):
             return False
 
     def read(self, path: Path, trust_pickle: bool) -> Checkpoint:
         try:
-            entries = regions_of_zip(Region(path, 0, path.stat().st_size))
-            program = _Program(path, entries)
+            directory = directory_of(path)
+            if directory is None:
+                raise Unreadable("it is not a whole zip file")
+            program = _Program(path, directory.regions(), _root(directory))
             return program.checkpoint(self.form)
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
@@ -90,20 +86,22 @@ class ExportedProgramReader(Reader):
             ) from error
 
 
-def _root(entries: Mapping[str, Region]) -> str | None:
+def _root(directory: Directory) -> str | None:
     """The folder that all entries of the archive lie in; None if it is another zip file."""
-    for name, region in entries.items():
+    for name, entry in directory.entries.items():
         root, _, rest = name.partition("/")
         if rest == _FORMAT:
-            return f"{root}/" if region.length == 3 and bytes(region.read()) == b"pt2" else None
+            is_short = entry.file_size == 3
+            return f"{root}/" if is_short and directory.region(name).read() == b"pt2" else None
     return None
 
 
 class _Program:
     """Its tensors, as they are found."""
 
-    def __init__(self, path: Path, entries: Mapping[str, Region]) -> None:
+    def __init__(self, path: Path, entries: Mapping[str, Region], root: str | None) -> None:
         self._path = path
+        self._root = root or ""
         self._entries = entries
         self._weights: dict[str, StoredTensor] = {}
         self._skipped: list[Skipped] = []
@@ -114,7 +112,7 @@ class _Program:
             for name in _FLAT:
                 self._add_pickled(name, "")
         else:
-            self._add_archive(_root(self._entries) or "")
+            self._add_archive(self._root)
         return checkpoint_of(self._weights, str(self._path), form, skipped=self._skipped)
 
     def _add_archive(self, root: str) -> None:

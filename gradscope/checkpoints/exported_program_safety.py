@@ -20,7 +20,7 @@ from typing import Any, Final
 import torch
 
 from gradscope.checkpoints.inert_pickle import Global, NotInert, read_inert
-from gradscope.checkpoints.saved_tensors import DTYPES, STORAGES
+from gradscope.checkpoints.known_names import DTYPES, STORAGES
 
 __all__ = ["is_safe_to_load"]
 

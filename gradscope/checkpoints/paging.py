@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gradscope.checkpoints.checkpoint import StoredTensor
 
-__all__ = ["MappedTensor", "give_back", "looked_at", "release"]
+__all__ = ["MappedTensor", "looked_at", "release"]
 
 _DONTNEED: Final[int | None] = getattr(mmap, "MADV_DONTNEED", None)
 
@@ -56,10 +56,10 @@ def release(stored: StoredTensor, tensor: Tensor) -> None:
         return
     steps = zip(tensor.shape, tensor.stride(), strict=True)
     length = (sum((size - 1) * stride for size, stride in steps) + 1) * tensor.element_size()
-    give_back(tensor.data_ptr(), length)
+    _give_back(tensor.data_ptr(), length)
 
 
-def give_back(address: int, length: int) -> None:
+def _give_back(address: int, length: int) -> None:
     """Gives the pages back on which some bytes lie, of a mapping that nothing has written to."""
     advise = _madvise()
     if advise is None or _DONTNEED is None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import pickletools
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -12,9 +10,10 @@ from gradscope.checkpoints.checkpoint import Checkpoint
 from gradscope.checkpoints.contents import checkpoint_of
 from gradscope.checkpoints.inert_pickle import Global, class_of_outermost
 from gradscope.checkpoints.reader import Reader
-from gradscope.checkpoints.saved_tensors import Region, Unreadable, regions_of_zip
-from gradscope.checkpoints.torch_legacy import load_legacy
+from gradscope.checkpoints.regions import Unreadable
+from gradscope.checkpoints.torch_legacy import load_legacy, pickle_after_others
 from gradscope.checkpoints.torch_zip import load_zip
+from gradscope.checkpoints.zip_files import directory_of, pickle_in
 from gradscope.errors import CheckpointError
 
 __all__ = ["PickledModuleReader"]
@@ -28,8 +27,6 @@ _ATTRIBUTES: Final = ("_parameters", "_buffers", "_modules")
 """What every ``nn.Module`` has, whatever its class is called."""
 
 _ZIP: Final = b"PK\3\4"
-_PICKLES_BEFORE: Final = 3
-"""Of torch's old format: a number that tells it, its version, and the system that wrote it."""
 
 
 class PickledModuleReader(Reader):
@@ -72,7 +69,7 @@ def _module_class(path: Path) -> Global | None:
         if beginning.startswith(_ZIP):
             pickle = _pickle_of_zip(path)
         elif beginning.startswith(b"\x80"):
-            pickle = _after_pickles(beginning)
+            pickle = beginning[pickle_after_others(beginning) :]
         else:
             return None
     except Exception:
@@ -83,21 +80,14 @@ def _module_class(path: Path) -> Global | None:
 
 
 def _pickle_of_zip(path: Path) -> bytes:
-    entries = regions_of_zip(Region(path, 0, path.stat().st_size))
-    names = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
-    if len(names) != 1 or names[0].replace("data.pkl", "constants.pkl") in entries:
+    directory = directory_of(path)
+    name = None if directory is None else pickle_in(directory.entries)
+    if directory is None or name is None:
         raise Unreadable("it was not written by torch.save")
-    pickle = entries[names[0]]
+    if name.replace("data.pkl", "constants.pkl") in directory.entries:
+        raise Unreadable("it is a program")
+    pickle = directory.region(name)
     return bytes(pickle.part(0, min(_LOOKED_AT, pickle.length)).read())
-
-
-def _after_pickles(data: bytes) -> bytes:
-    """What follows the first pickles of the old format, each of which tells its own end."""
-    file = io.BytesIO(data)
-    for _ in range(_PICKLES_BEFORE):
-        for _ in pickletools.genops(file):
-            pass
-    return data[file.tell() :]
 
 
 _STATE_DICT: Final = Global("collections", "OrderedDict")

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from gradscope.checkpoints.checkpoint import StoredTensor
 from gradscope.checkpoints.paging import MappedTensor
 
-__all__ = ["Unordered", "Unread", "made_plain"]
+__all__ = ["DEPTH", "TOO_DEEP", "Unordered", "Unread", "made_plain"]
 
-_DEPTH: Final = 100
+DEPTH: Final = 100
 """How deep containers may lie in each other; those of checkpoints have less than ten levels."""
+
+TOO_DEEP: Final = f"is nested more than {DEPTH} levels deep"
 
 
 class Unread:
@@ -59,16 +61,14 @@ class _Plain:
             return _builtin(value)
         if isinstance(value, bytes):
             return Unread("")
-        if isinstance(value, Unread):
-            return value
         if isinstance(value, nn.Module):
             value = value.state_dict(keep_vars=True)
         if not isinstance(value, Mapping | list | tuple):
             return Unread("")
         if id(value) in self._containers:
             return self._containers[id(value)]
-        if depth >= _DEPTH:
-            return Unread(f"is nested more than {_DEPTH} levels deep")
+        if depth >= DEPTH:
+            return Unread(TOO_DEEP)
         self._kept.append(value)
         if isinstance(value, Mapping):
             mapping: dict[Any, Any] = {}

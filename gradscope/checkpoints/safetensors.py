@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import torch
-from torch import Tensor
 
 from gradscope.checkpoints.checkpoint import Checkpoint, StoredTensor
 from gradscope.checkpoints.contents import checkpoint_of
-from gradscope.checkpoints.paging import MappedTensor, give_back
 from gradscope.checkpoints.plain import Unordered, Unread
 from gradscope.checkpoints.reader import Reader
+from gradscope.checkpoints.regions import Region, mapped
+from gradscope.checkpoints.strided import strided
 from gradscope.errors import CheckpointError
 
 __all__ = ["SafetensorsReader", "load_safetensors"]
@@ -30,9 +30,6 @@ _LENGTH: Final = 8
 _HEADER_LIMIT: Final = 100_000_000
 _METADATA: Final = "__metadata__"
 _DIMENSIONS: Final = 64
-_COPIED: Final = 1 << 24
-"""Bytes that are copied at once."""
-
 
 _BITS: Final = {
     "BOOL": 8, "U8": 8, "I8": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32,
@@ -87,12 +84,10 @@ def load_safetensors(path: Path) -> Unordered:
         entries = _entries(path, header, size - start)
         if not entries:
             return Unordered()
-        storage: Any = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=size)
+        whole = mapped(path)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
-    except RuntimeError as error:
-        raise CheckpointError(f"{path} cannot be mapped into memory.") from error
-    return Unordered({entry.name: entry.stored(storage, start) for entry in entries})
+    return Unordered({entry.name: entry.stored(whole, start) for entry in entries})
 
 
 @dataclass(frozen=True)
@@ -103,30 +98,12 @@ class _Entry:
     begin: int
     end: int
 
-    def stored(self, storage: torch.UntypedStorage, start: int) -> StoredTensor | Unread:
+    def stored(self, file: Region, start: int) -> StoredTensor | Unread:
         dtype = getattr(torch, _TORCH.get(self.type_name, ""), None)
         if dtype is None:
             return Unread(f"has the type {self.type_name:.20}, which is not read")
-        shape, count = self.shape, math.prod(self.shape)
-        if not count:
-            return StoredTensor(shape, dtype, lambda: torch.empty(shape, dtype=dtype))
-        offset = start + self.begin
-        if offset % dtype.itemsize:
-            return StoredTensor(shape, dtype, lambda: self._copied(storage, offset, dtype))
-        whole = torch.empty(0, dtype=dtype)
-        whole.set_(storage, offset // dtype.itemsize, shape, _strides(shape))
-        return MappedTensor(shape, dtype, lambda: whole)
-
-    def _copied(self, storage: torch.UntypedStorage, offset: int, dtype: torch.dtype) -> Tensor:
-        """Numbers that do not begin at a multiple of their size cannot be looked at in place."""
-        length = self.end - self.begin
-        raw = torch.empty(0, dtype=torch.uint8).set_(storage, offset, (length,), (1,))
-        copy = torch.empty(length, dtype=torch.uint8)
-        for begin in range(0, length, _COPIED):
-            part = raw[begin : begin + _COPIED]
-            copy[begin : begin + _COPIED] = part
-            give_back(part.data_ptr(), len(part))
-        return copy.view(dtype).view(self.shape)
+        region = file.part(start + self.begin, self.end - self.begin)
+        return strided(region, dtype, self.shape, _strides(self.shape), 0)
 
 
 def _header(path: Path, data: bytes) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Reads what ``torch.save`` wrote inside another file, without calling anything that it names.
+"""Makes stored tensors of what ``torch.save`` wrote, without calling anything that it names.
 
 The pickle is read as data (see inert_pickle), and tensors are taken from the bytes that it points
 to, once they are asked for and once it is sure that the bytes are there.
@@ -6,317 +6,268 @@ to, once they are asked for and once it is sure that the bytes are there.
 
 from __future__ import annotations
 
-import io
-import math
-import zipfile
-from collections.abc import Container, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, Final
-
-import torch
 
 from gradscope.checkpoints.checkpoint import StoredTensor
 from gradscope.checkpoints.inert_pickle import Called, Global, NotInert, Persistent, read_inert
-from gradscope.errors import CheckpointError
+from gradscope.checkpoints.known_names import DICTS, DTYPES, ITEM_SIZES, LISTS, STORAGES
+from gradscope.checkpoints.plain import DEPTH, TOO_DEEP, Unread
+from gradscope.checkpoints.regions import Region, Unreadable
+from gradscope.checkpoints.strided import Repeated, strided, whole_numbers
+from gradscope.checkpoints.zip_files import pickle_in, regions_of_zip
 
-__all__ = [
-    "DTYPES",
-    "STORAGES",
-    "Region",
-    "Unreadable",
-    "read_saved",
-    "regions_of_zip",
-    "strided",
-    "whole_numbers",
-]
-
-_LOCAL_HEADER: Final = 30
-"""Bytes of a zip entry's own header before its name (APPNOTE.TXT, 4.3.7)."""
-
-_DEPTH: Final = 100
-"""How deep dicts and lists may lie in each other; state dicts have less than ten levels."""
-
-_SHARED: Final = 16
-"""Values that one byte of a pickle may stand for: lists of lists that are shared grow without end,
-while a pair such as ``betas``, which groups of parameters share, takes two bytes each time."""
-
-
-class Unreadable(ValueError):
-    """Why something cannot be read, as a part of a sentence."""
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """Bytes of a file, from ``offset``; that they are there was checked."""
-
-    path: Path
-    offset: int
-    length: int
-
-    def read(self) -> bytearray:
-        """All of them, in memory that is the caller's own.
-
-        Raises:
-            CheckpointError: the file has become shorter since, or cannot be read.
-        """
-        data = bytearray(self.length)
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self.offset)
-                count = file.readinto(data)
-        except OSError as error:
-            raise CheckpointError(f"{self.path} cannot be read ({error.strerror}).") from error
-        if count != self.length:
-            raise CheckpointError(
-                f"{self.path} ends before byte {self.offset + self.length}, which was there when "
-                "it was opened; scan it when nothing writes to it."
-            )
-        return data
-
-    def part(self, offset: int, length: int) -> Region:
-        """Some of them.
-
-        Raises:
-            Unreadable: they are not all there.
-        """
-        if offset < 0 or length < 0 or offset + length > self.length:
-            raise Unreadable(f"{length} bytes at {offset} lie outside of {self.length}")
-        return Region(self.path, self.offset + offset, length)
-
-
-class _RegionFile(io.RawIOBase):
-    """A part of a file, which looks like a file to zipfile."""
-
-    def __init__(self, region: Region) -> None:
-        self._region = region
-        self._file = region.path.open("rb")
-        self._position = 0
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._region.length}
-        position = start[whence] + offset
-        if position < 0:
-            raise OSError("a position before the beginning")
-        self._position = position
-        return position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        wanted = min(len(buffer), max(0, self._region.length - self._position))
-        self._file.seek(self._region.offset + self._position)
-        data = self._file.read(wanted)
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
-def regions_of_zip(region: Region) -> dict[str, Region]:
-    """Where the entries of a zip lie, by name; torch compresses none of those that hold tensors.
-
-    Raises:
-        Unreadable: it is no zip, or damaged, or an entry is compressed, twice there or outside.
-    """
-    found: dict[str, Region] = {}
-    try:
-        with _RegionFile(region) as raw, io.BufferedReader(raw) as file:
-            for entry in zipfile.ZipFile(file).infolist():
-                if entry.filename in found:
-                    raise Unreadable(f"its entry {entry.filename!r:.100} is there twice")
-                if entry.compress_type != zipfile.ZIP_STORED:
-                    continue
-                file.seek(entry.header_offset)
-                header = file.read(_LOCAL_HEADER)
-                if len(header) != _LOCAL_HEADER or header[:4] != b"PK\3\4":
-                    raise Unreadable(f"its entry {entry.filename!r:.100} has no header")
-                name_and_extra = int.from_bytes(header[26:28], "little") + int.from_bytes(
-                    header[28:30], "little"
-                )
-                offset = entry.header_offset + _LOCAL_HEADER + name_and_extra
-                found[entry.filename] = region.part(offset, entry.file_size)
-    except Unreadable:
-        raise
-    except Exception as error:
-        # zipfile lets through what struct, codecs and arithmetic make of damaged headers.
-        raise Unreadable("it is not a whole zip file") from error
-    return found
+__all__ = ["plain_tree", "read_saved", "storage_of"]
 
 
 def read_saved(region: Region) -> Any:
-    """The object that was saved: dicts, lists, numbers and texts, and StoredTensor for tensors.
-
-    Tuples become lists. What is none of these stays the note of a call that was not made.
+    """The object that was saved in a part of a file, as ``plain_tree`` has it, of any names.
 
     Raises:
         Unreadable: it was not written by torch.save, or is damaged.
     """
     entries = regions_of_zip(region)
-    pickles = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
-    if len(pickles) != 1:
+    pickle = pickle_in(entries)
+    if pickle is None:
         raise Unreadable("it was not written by torch.save")
-    root = pickles[0].removesuffix("data.pkl")
+    root = pickle.removesuffix("data.pkl")
     order = entries.get(f"{root}byteorder")
     if order is not None and order.length < 10 and bytes(order.read()) != b"little":
         raise Unreadable("its numbers are big-endian")
-    data = bytes(entries[pickles[0]].read())
     try:
-        return _Tree(entries, f"{root}data/", budget=_SHARED * len(data)).plain(read_inert(data))
+        value = read_inert(bytes(entries[pickle].read()))
     except NotInert as error:
         raise Unreadable(f"it holds {error}") from error
+    return plain_tree(value, lambda key: entries.get(f"{root}data/{key}"), with_complex=True)
+
+
+def plain_tree(
+    value: Any, find: Callable[[str], Region | None], *, with_complex: bool = False
+) -> Any:
+    """What an inert pickle holds, with dict, list, str, int, float, bool, None, and StoredTensor.
+
+    Anything else is Unread. Containers that are shared or hold themselves are the same or hold
+    themselves in the result, too. Tensors that have memory and view of it in common become the
+    same StoredTensor.
+
+    Args:
+        value: of the pickle.
+        find: the memory of tensors, by its key; None where there is none.
+        with_complex: whether complex tensors are read, too.
+
+    Raises:
+        Unreadable: it has a tensor that does not lie in the file.
+    """
+    return _Tree(find, with_complex).plain(value, 0)
 
 
 class _Tree:
-    """Copies what a pickle holds, with tensors in place of the calls that would have made them."""
-
-    def __init__(self, entries: Mapping[str, Region], data: str, budget: int) -> None:
-        self._entries = entries
-        self._data = data
-        self._budget = budget
+    def __init__(self, find: Callable[[str], Region | None], with_complex: bool) -> None:
+        self._find = find
+        self._with_complex = with_complex
+        self._made: dict[int, Any] = {}
         self._tensors: dict[tuple[Any, ...], StoredTensor] = {}
 
-    def plain(self, value: Any, depth: int = 0) -> Any:
-        self._budget -= 1
-        if depth > _DEPTH or self._budget < 0:
-            raise Unreadable("it is nested deeper than any state dict")
+    def plain(self, value: Any, depth: int) -> Any:
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        if not isinstance(value, Called | dict | list | tuple):
+            return Unread("")
+        known = self._made.get(id(value))
+        if known is not None:
+            return known
+        if depth >= DEPTH:
+            return Unread(TOO_DEEP)
         if isinstance(value, Called):
-            return self._tensor(value) if _is_call(value, _REBUILDERS) else value
-        if type(value) is dict:
-            return {key: self.plain(item, depth + 1) for key, item in value.items()}
-        if type(value) in (list, tuple):
-            return [self.plain(item, depth + 1) for item in value]
-        return value
+            return self._called(value, depth)
+        if isinstance(value, dict):
+            return self._dict(value, value.items(), depth)
+        return self._list(value, value, depth)
 
-    def _tensor(self, called: Called) -> StoredTensor:
+    def _dict(self, value: Any, pairs: Any, depth: int) -> dict[Any, Any]:
+        made: dict[Any, Any] = {}
+        self._made[id(value)] = made
+        for key, item in pairs:
+            if isinstance(key, str | int):
+                made[key] = self.plain(item, depth + 1)
+        return made
+
+    def _list(self, value: Any, items: Any, depth: int) -> list[Any]:
+        made: list[Any] = []
+        self._made[id(value)] = made
+        made.extend(self.plain(item, depth + 1) for item in items)
+        return made
+
+    def _called(self, called: Called, depth: int) -> Any:
+        """What it would have made, as far as that is known."""
+        function = called.function
+        if not isinstance(function, Global):
+            return Unread("")
+        if function in _REBUILDERS:
+            made: Any = self._tensor(called)
+            self._made[id(called)] = made
+            return made
+        if function in DICTS:
+            return self._dict(called, _pairs(called), depth)
+        if function in LISTS:
+            return self._list(called, [*_given(called), *(called.items or ())], depth)
+        return Unread("")
+
+    def _tensor(self, called: Called) -> StoredTensor | Unread:
         """The tensor that would have been rebuilt; for the same view of a storage the same."""
-        while called.function in _PARAMETERS:
-            inner = called.arguments[:1] if type(called.arguments) is tuple else ()
-            if not inner or not _is_call(inner[0]):
-                raise Unreadable("it holds a damaged parameter")
-            called = inner[0]
-        arguments = called.arguments
-        if called.function not in (_TENSOR, _TENSOR_WITH_TYPE):
-            raise Unreadable("it holds a parameter of another kind")
-        if type(arguments) is not tuple or len(arguments) < 4:
-            raise Unreadable("it holds a damaged tensor")
+        function, arguments = _innermost(called)
+        if function in _REASONS:
+            return Unread(_REASONS[function])
+        if function == _QUANTISED:
+            return Unread(f"is quantised ({_quantised_type(arguments)})")
+        if function == _SPARSE:
+            return Unread(f"is sparse ({_layout(arguments)})")
+        if function == _CLASS:
+            return Unread(f"is a {arguments[1].name:.100}, which is not read")
+        if function not in _STRIDED or len(arguments) < 4:
+            raise Unreadable("a tensor in it is damaged")
         storage, offset, shape, strides = arguments[:4]
-        identity = storage.identity if isinstance(storage, Persistent) else None
-        if type(identity) is not tuple or len(identity) != 5 or identity[0] != "storage":
-            raise Unreadable("it holds a tensor without a storage")
-        if called.function == _TENSOR_WITH_TYPE:
+        if not isinstance(storage, Persistent):
+            raise Unreadable("a tensor in it has no memory")
+        kind, key, length = storage_of(storage)
+        region = self._find(key)
+        if region is None or region.length < length:
+            held = 0 if region is None else region.length
+            raise Unreadable(
+                f"the memory {key!r:.60} of a tensor has {held:,} bytes instead of {length:,}"
+            )
+        region = _view(region, storage, ITEM_SIZES[kind])
+        named: Any = kind
+        if function == _TENSOR_WITH_TYPE:
             named = arguments[6] if len(arguments) > 6 else None
-            dtype = DTYPES.get(named) if isinstance(named, Global) else None
-        else:
-            dtype = STORAGES.get(identity[1]) if isinstance(identity[1], Global) else None
+        dtype = _TYPES.get(named) if isinstance(named, Global) else None
         if dtype is None:
-            raise Unreadable("it holds a tensor of a type that is not known")
-        region = (
-            self._entries.get(f"{self._data}{identity[2]}") if type(identity[2]) is str else None
-        )
-        if region is None:
-            raise Unreadable("it holds a tensor whose numbers are not in it")
+            return Unread(f"has the type {_told(named)}, which is not read")
+        if dtype.is_complex and not self._with_complex:
+            return Unread("is complex")
         sizes, steps = whole_numbers(shape), whole_numbers(strides)
-        key = (region, dtype, sizes, steps, offset if type(offset) is int else None)
-        if key not in self._tensors:
-            self._tensors[key] = strided(region, dtype, sizes, steps, offset)
-        return self._tensors[key]
+        view: tuple[Any, ...] = (
+            region,
+            dtype,
+            sizes,
+            steps,
+            offset if type(offset) is int else None,
+        )
+        if sizes is not None and 0 in sizes:
+            view = (*view, id(called))  # those without memory have none in common
+        if view not in self._tensors:
+            try:
+                self._tensors[view] = strided(region, dtype, sizes, steps, offset)
+            except Repeated as error:
+                return Unread(str(error))
+        return self._tensors[view]
 
 
-def _is_call(value: object, of: Container[Global] | None = None) -> bool:
-    """Whether it is the call of something that has a name, and of certain names."""
-    if not isinstance(value, Called) or not isinstance(value.function, Global):
-        return False
-    return of is None or value.function in of
+def _innermost(called: Called) -> tuple[Global, Any]:
+    """The call that makes the tensor itself, without those that make it a parameter."""
+    function, arguments = called.function, called.arguments
+    for _ in range(_WRAPPERS):
+        if type(arguments) is not tuple or not isinstance(function, Global) or not arguments:
+            break
+        if function == _FROM_TYPE and len(arguments) > 2:
+            if arguments[1] not in _PLAIN_CLASSES:
+                if isinstance(arguments[1], Global):
+                    return _CLASS, arguments
+                break
+            function, arguments = arguments[0], arguments[2]
+        elif function in _PARAMETERS and isinstance(arguments[0], Called):
+            function, arguments = arguments[0].function, arguments[0].arguments
+        elif function in _INNERMOST:
+            return function, arguments
+        else:
+            break
+    raise Unreadable("a tensor or parameter in it is damaged")
 
 
-def strided(
-    region: Region, dtype: torch.dtype, shape: object, strides: object, offset: object
-) -> StoredTensor:
-    """A tensor whose storage is a region.
-
-    Args:
-        region: of the file.
-        dtype: of its elements.
-        shape: which has no more elements than the region.
-        strides: in elements.
-        offset: of its first element, in elements.
+def storage_of(storage: Persistent) -> tuple[Global, str, int]:
+    """The class of a tensor's memory, its key, and how many bytes it claims.
 
     Raises:
-        Unreadable: it does not lie in the region, or has more elements than are stored.
+        Unreadable: it is something else.
     """
-    sizes, steps = whole_numbers(shape), whole_numbers(strides)
-    if sizes is None or steps is None or len(sizes) != len(steps) or type(offset) is not int:
-        raise Unreadable("a tensor's shape is damaged")
-    count = math.prod(sizes)
-    if math.prod(max(size, 1) for size in sizes) >= _SIZE_LIMIT:
-        raise Unreadable(f"a tensor's shape {sizes!s:.100} is damaged")
-    if not count:
-        return StoredTensor(sizes, dtype, lambda: torch.empty(sizes, dtype=dtype))
-    span = 1 + sum((size - 1) * step for size, step in zip(sizes, steps, strict=True))
-    if offset < 0 or (offset + span) * dtype.itemsize > region.length or count > span:
-        raise Unreadable(
-            f"a tensor of shape {sizes!s:.100} is larger than the {region.length} bytes of it"
-        )
-    used = region.part(offset * dtype.itemsize, span * dtype.itemsize)
-    return StoredTensor(
-        sizes, dtype, lambda: torch.frombuffer(used.read(), dtype=dtype).as_strided(sizes, steps)
-    )
+    identity = storage.identity
+    if type(identity) is not tuple or len(identity) not in (5, 6) or identity[0] != "storage":
+        raise Unreadable("it asks for something outside itself that is no tensor")
+    kind, key, count = identity[1], identity[2], identity[4]
+    size = ITEM_SIZES.get(kind) if isinstance(kind, Global) else None
+    if size is None:
+        raise Unreadable("a tensor in it has memory of a type that is not known")
+    if type(key) is not str or type(count) is not int or count < 0:
+        raise Unreadable("a tensor in it has memory that is damaged")
+    return kind, key, count * size
 
 
-def whole_numbers(value: object) -> tuple[int, ...] | None:
-    """Sizes or offsets: a tuple, a list or a torch.Size of whole numbers from 0; None if not."""
-    if isinstance(value, Called) and value.function == _SIZE:
-        inner = value.arguments
-        value = inner[0] if type(inner) is tuple and len(inner) == 1 else None
-    if not isinstance(value, tuple | list) or len(value) > _DIMENSIONS:
-        return None
-    if not all(type(number) is int and 0 <= number < _SIZE_LIMIT for number in value):
-        return None
-    return tuple(value)
+def _view(region: Region, storage: Persistent, size: int) -> Region:
+    """Before torch 0.4 a storage could be a part of another one."""
+    view = storage.identity[5] if len(storage.identity) > 5 else None
+    if view is None:
+        return region
+    numbers = whole_numbers(view[1:]) if type(view) is tuple and len(view) == 3 else None
+    if numbers is None:
+        raise Unreadable("a tensor in it has memory that is damaged")
+    return region.part(numbers[0] * size, numbers[1] * size)
 
 
-_DIMENSIONS: Final = 64
-"""More than torch has in any tensor."""
+def _told(value: object) -> str:
+    """A name; the text of anything else could be without end."""
+    return f"{value!s:.80}" if isinstance(value, Global) else "unknown"
 
-_SIZE_LIMIT: Final = 2**63
-_SIZE: Final = Global("torch", "Size")
-_TENSOR: Final = Global("torch._utils", "_rebuild_tensor_v2")
+
+def _given(called: Called) -> Any:
+    """The items that the first argument of a call has."""
+    arguments = called.arguments
+    first = arguments[0] if type(arguments) is tuple and arguments else ()
+    return first if isinstance(first, dict | list | tuple) else ()
+
+
+def _pairs(called: Called) -> list[tuple[Any, Any]]:
+    given = _given(called)
+    pairs = given.items() if isinstance(given, dict) else [*given, *(called.items or ())]
+    return [(pair[0], pair[1]) for pair in pairs if type(pair) in (list, tuple) and len(pair) == 2]
+
+
+def _quantised_type(arguments: Any) -> str:
+    if not isinstance(arguments[0], Persistent):
+        return "unknown"
+    name = storage_of(arguments[0])[0].name
+    return f"torch.{name.removesuffix('Storage').lower()}"
+
+
+def _layout(arguments: Any) -> str:
+    layout = arguments[0] if isinstance(arguments[0], Called) else None
+    named = layout.arguments if layout is not None else None
+    return named[0][:60] if type(named) is tuple and named and type(named[0]) is str else "unknown"
+
+
+def _utils(*names: str) -> frozenset[Global]:
+    return frozenset(Global("torch._utils", f"_rebuild_{name}") for name in names)
+
+
+_WRAPPERS: Final = 8
+"""Calls around that of a tensor: a parameter, and a class that is given attributes."""
+
+_CLASS: Final = Global("torch", "Tensor")
+_PARAMETER: Final = Global("torch.nn.parameter", "Parameter")
+_PLAIN_CLASSES: Final = (_CLASS, _PARAMETER)
+_STRIDED: Final = _utils("tensor", "tensor_v2", "tensor_v3")
 _TENSOR_WITH_TYPE: Final = Global("torch._utils", "_rebuild_tensor_v3")
-_PARAMETERS: Final = (
-    Global("torch._utils", "_rebuild_parameter"),
-    Global("torch._utils", "_rebuild_parameter_with_state"),
-)
-_REBUILDERS: Final = (_TENSOR, _TENSOR_WITH_TYPE, *_PARAMETERS)
-DTYPES: Final = {
-    Global("torch", str(value).removeprefix("torch.")): value
-    for value in vars(torch).values()
-    if isinstance(value, torch.dtype) and value.itemsize and not str(value).startswith("torch.q")
+_QUANTISED: Final = Global("torch._utils", "_rebuild_qtensor")
+_SPARSE: Final = Global("torch._utils", "_rebuild_sparse_tensor")
+_FROM_TYPE: Final = Global("torch._tensor", "_rebuild_from_type_v2")
+_PARAMETERS: Final = _utils("parameter", "parameter_with_state") | {_PARAMETER}
+_REASONS: Final = {
+    Global("torch._utils", "_rebuild_nested_tensor"): "is a nested tensor",
+    Global("torch._utils", "_rebuild_meta_tensor_no_storage"): "has no numbers",
 }
-STORAGES: Final = {
-    Global("torch", f"{name}Storage"): dtype
-    for name, dtype in {
-        "Double": torch.float64,
-        "Float": torch.float32,
-        "Half": torch.float16,
-        "BFloat16": torch.bfloat16,
-        "Long": torch.int64,
-        "Int": torch.int32,
-        "Short": torch.int16,
-        "Char": torch.int8,
-        "Byte": torch.uint8,
-        "Bool": torch.bool,
-        "ComplexDouble": torch.complex128,
-        "ComplexFloat": torch.complex64,
-    }.items()
+_INNERMOST: Final = _STRIDED | {*_REASONS, _QUANTISED, _SPARSE}
+_REBUILDERS: Final = _INNERMOST | _PARAMETERS | {_FROM_TYPE}
+_TYPES: Final = {
+    **DTYPES,
+    **STORAGES,
+    **{Global("torch.cuda", named.name): dtype for named, dtype in STORAGES.items()},
 }

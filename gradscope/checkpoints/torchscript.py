@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +13,7 @@ from gradscope.checkpoints.checkpoint import Checkpoint
 from gradscope.checkpoints.contents import checkpoint_of
 from gradscope.checkpoints.plain import made_plain
 from gradscope.checkpoints.reader import Reader
+from gradscope.checkpoints.zip_files import directory_of
 from gradscope.errors import CheckpointError
 
 __all__ = ["TorchScriptReader"]
@@ -25,15 +25,8 @@ class TorchScriptReader(Reader):
     form: ClassVar[str] = "TorchScript program"
 
     def recognises(self, path: Path) -> bool:
-        try:
-            if not path.is_file():
-                return False
-            with path.open("rb") as file:
-                if file.read(4) != b"PK\3\4":
-                    return False
-            names = zipfile.ZipFile(path).namelist()
-        except Exception:  # zipfile raises much on damaged files
-            return False
+        directory = directory_of(path)
+        names = {} if directory is None else directory.entries
         inside = {name.partition("/")[2] for name in names}
         return "constants.pkl" in inside and (
             "bytecode.pkl" in inside or any(name.startswith("code/") for name in inside)

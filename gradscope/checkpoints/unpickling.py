@@ -1,4 +1,4 @@
-"""Has torch read a pickle that was checked, and says in a sentence what kept it from doing so."""
+"""Has torch unpickle a file that the user trusts, and says in a sentence why another one is not."""
 
 from __future__ import annotations
 
@@ -6,28 +6,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gradscope.checked import one_line
-from gradscope.checkpoints.pickle_calls import RefusedPickle, UnknownGlobal
-from gradscope.checkpoints.stand_ins import STAND_INS
+from gradscope.checkpoints.inert_pickle import NotInert, UnknownName
 from gradscope.errors import CheckpointError
 
-__all__ = ["refused", "unpickled"]
+__all__ = ["damaged", "refused", "unpickled"]
 
 
-def unpickled(path: Path, load: Callable[[], Any], trust_pickle: bool) -> Any:
-    """What ``load``, a call of torch.load, returns.
+def unpickled(path: Path, load: Callable[[], Any]) -> Any:
+    """What ``load``, a call of torch.load that may run any code, returns.
 
     Raises:
         CheckpointError: it raised.
     """
     try:
-        if trust_pickle:
-            return load()
-        names: list[Any] = [(stand_in, name) for name, stand_in in STAND_INS.items()]
-        with torch.serialization.safe_globals(names):
-            return load()
+        return load()
     except (Exception, SystemExit) as error:
         raise CheckpointError(
             f"{path} cannot be read by torch.load: {one_line(error):.300}. It is damaged, or was "
@@ -35,15 +28,20 @@ def unpickled(path: Path, load: Callable[[], Any], trust_pickle: bool) -> Any:
         ) from error
 
 
-def refused(path: Path, error: RefusedPickle) -> CheckpointError:
+def refused(path: Path, error: NotInert) -> CheckpointError:
     """What a user is told of a pickle that was not read."""
-    if isinstance(error, UnknownGlobal):
+    if isinstance(error, UnknownName):
         return CheckpointError(
-            f"{path} names {str(error)!r:.120}, which is no part of weights or optimizer states "
+            f"{path} names {error.name!r:.120}, which is no part of weights or optimizer states "
             "and would have to run; save the state_dict alone, or pass --trust-pickle, which runs "
             "any code in the file and is for files of your own only."
         )
     return CheckpointError(
-        f"{path} was not unpickled: its pickle {error}. Save the state_dict again with torch.save, "
-        "or pass --trust-pickle, which runs any code in the file and is for files of your own only."
+        f"{path} was not read: it holds {error}. Save the state_dict again with torch.save, or "
+        "pass --trust-pickle, which runs any code in the file and is for files of your own only."
     )
+
+
+def damaged(path: Path, what: object) -> CheckpointError:
+    """What a user is told of a file that contradicts itself."""
+    return CheckpointError(f"{path} is damaged or was made up: {what}; save or copy it again.")

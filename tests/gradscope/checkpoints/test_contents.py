@@ -211,6 +211,7 @@ def test_what_often_lies_beside_weights_keeps_nobody_from_reading_them(opened: A
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 def test_tensors_that_are_not_read_are_skipped_by_name(opened: Any) -> None:
     checkpoint = opened(
         {
@@ -218,6 +219,7 @@ def test_tensors_that_are_not_read_are_skipped_by_name(opened: Any) -> None:
             "sparse": torch.ones(3, 3).to_sparse(),
             "meta": torch.empty(3, device="meta"),
             "complex": torch.ones(2, dtype=torch.complex64),
+            "quantised": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8),
             "expanded": torch.ones(1).expand(10**12),
             "nested": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
         }
@@ -227,9 +229,27 @@ def test_tensors_that_are_not_read_are_skipped_by_name(opened: Any) -> None:
         "sparse": "is sparse (torch.sparse_coo)",
         "meta": "has no numbers",
         "complex": "is complex",
+        "quantised": "is quantised (torch.qint8)",
         "expanded": "shows 1,000,000,000,000 elements of memory that holds fewer",
         "nested": "is a nested tensor",
     }
+
+
+class Tagged(torch.Tensor):
+    """A class of somebody's own."""
+
+
+def test_tensors_with_attributes_and_parameters_are_tensors(opened: Any) -> None:
+    noted = torch.arange(3.0)
+    noted.note = "kept by torch.save"  # type: ignore[attr-defined]
+    own = nn.Parameter(torch.ones(2))
+    own.note = 1
+    checkpoint = opened({"a": noted, "b": own, "c": own})
+    assert list(checkpoint.weights) == ["a", "b"]
+    assert checkpoint.aliases == {"c": "b"}
+    assert torch.equal(checkpoint.weights["a"].load(), noted)
+    with pytest.raises(CheckpointError, match=r"names '.*Tagged'"):
+        opened({"a": torch.ones(2).as_subclass(Tagged)})
 
 
 def test_views_and_parameters_are_read_as_they_look(opened: Any) -> None:

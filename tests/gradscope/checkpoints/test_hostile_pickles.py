@@ -115,20 +115,20 @@ CROOKED = {
     "huge memory": (in_dict(tensor(4, count=1 << 60)), "16 bytes instead of"),
     "memory that is not there": (in_dict(tensor(4, key="7")), "0 bytes instead of 16"),
     "memory outside": (in_dict(tensor(4, key="../../a")), "0 bytes instead of 16"),
-    "bytes without end": (huge(b"builtins\nbytearray"), "has damaged bytes"),
+    "bytes without end": (huge(b"builtins\nbytearray"), "holds no tensors"),
     "a tensor without end": (huge(b"torch\nFloatTensor"), "names 'torch.FloatTensor'"),
     "storage without end": (
         huge(b"torch.storage\nUntypedStorage"),
-        "calls torch.storage.UntypedStorage, which torch.save never writes",
+        "holds no tensors",
     ),
-    "a tuple without end": (laughs(), "calls what is no function"),
+    "a tuple without end": (laughs(), "holds no tensors"),
     "a key without end": (
         b"\x80\x02})" + b"q\x00h\x00\x86" * 50 + b"K\x01s.",
         "has a key that no checkpoint has",
     ),
     "a set without end": (
         b"\x80\x02cbuiltins\nset\n])" + b"q\x00h\x00\x86" * 50 + b"a\x85R.",
-        "has a damaged set",
+        "holds no tensors",
     ),
     "many copies of a text": (
         b"\x80\x02c_codecs\nencode\nq\x00"
@@ -137,20 +137,36 @@ CROOKED = {
         + b"\x86q\x01"
         + b"h\x00h\x01R0" * 3
         + b".",
-        "operation that torch.save does not write (0x30)",
+        "ends in the middle",
     ),
     "copies of a text in a list": (
-        b"\x80\x02c_codecs\nencode\nq\x00"
+        b"\x80\x02](c_codecs\nencode\nq\x00"
         + text("x" * 1_000_000)
         + text("latin1")
-        + b"\x86q\x01]("
+        + b"\x86q\x01"
         + b"h\x00h\x01R" * 1000
         + b"e.",
-        "would take far more memory than the file is long",
+        "holds no tensors",
+    ),
+    "memory of a type without end": (
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(("
+        + text("storage")
+        + b")"
+        + b"q\x00h\x00\x86" * 50
+        + text("0")
+        + text("cpu")
+        + b"K\x04tQK\x00K\x04\x85K\x01\x85\x89NtR.",
+        "memory of a type that is not known",
+    ),
+    "a parameter of a parameter": (
+        b"\x80\x02ctorch._utils\n_rebuild_parameter\nq\x00K\x01\x85q\x010"
+        + b"h\x00h\x01R\x85q\x010" * 10_000
+        + b"h\x01R.",
+        "a tensor or parameter in it is damaged",
     ),
     "many small objects": (b"\x80\x02](" + b"}" * 2_500_000 + b"e.", "far more memory"),
-    "another protocol": (b"\x80\x05K\x01.", "has pickle protocol 5"),
-    "no end": (b"\x80\x02K\x01", "its pickle is damaged"),
+    "another protocol": (b"\x80\x06K\x01.", "a pickle of protocol 6"),
+    "no end": (b"\x80\x02K\x01", "a pickle that is damaged"),
     "a text that is cut short": (b"\x80\x02X\xff\xff\xff\x7fa.", "is cut short"),
     "an empty stack": (b"\x80\x02R.", "is damaged"),
     "a memo that is not there": (b"\x80\x02h\x05.", "is damaged"),

@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 
-from gradscope.checkpoints.inert_pickle import Called, Global, NotInert, read_inert
+from gradscope.checkpoints.inert_pickle import (
+    Called,
+    Global,
+    NotInert,
+    read_inert,
+    read_pickle,
+)
 
 PLAIN: list[Any] = [
     None,
@@ -29,7 +35,7 @@ PLAIN: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_plain_values_are_what_they_were(protocol: int) -> None:
     for value in PLAIN:
         read = read_inert(pickle.dumps(value, protocol))
@@ -110,3 +116,19 @@ def test_damaged_pickles_are_read_or_refused() -> None:
                 read_inert(bytes(data))
             except NotInert:
                 continue
+
+
+def test_small_pickles_take_little_memory() -> None:
+    """An empty dict takes one byte in a pickle, and far more anywhere else."""
+    with pytest.raises(NotInert, match="far more memory"):
+        read_inert(b"\x80\x02](" + b"}" * 3_000_000 + b"e.")
+
+
+def test_one_pickle_after_another() -> None:
+    data = b"".join(pickle.dumps(value, 2) for value in ([1], "a", {"b": 2}))
+    values, position = [], 0
+    while position < len(data):
+        read = read_pickle(data, position)
+        values.append(read.value)
+        position = read.end
+    assert values == [[1], "a", {"b": 2}]

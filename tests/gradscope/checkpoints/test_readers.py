@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,42 @@ def test_torch_save(tmp_path: Path, new: bool, trust: bool) -> None:
     assert optimizer.kind == "AdamW"
     assert optimizer.matching == "all 9 by order and shape"
     same_optimizer(optimizer, *trained())
+
+
+@pytest.mark.parametrize("new", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("protocol", range(2, 6))
+def test_protocols_of_pickles(tmp_path: Path, new: bool, protocol: int) -> None:
+    path = tmp_path / "a"
+    torch.save(whole(), path, pickle_protocol=protocol, _use_new_zipfile_serialization=new)
+    checkpoint = read(path)
+    assert checkpoint.aliases == {"head.weight": "body.3.weight"}
+    same_weights(checkpoint, trained()[0])
+    same_optimizer(checkpoint.optimizers[0], *trained())
+
+
+def test_big_endian_numbers_are_told(tmp_path: Path) -> None:
+    torch.save(whole(), tmp_path / "a")
+    with zipfile.ZipFile(tmp_path / "a") as old, zipfile.ZipFile(tmp_path / "b", "w") as new:
+        for name in old.namelist():
+            new.writestr(name, b"big" if name.endswith("/byteorder") else old.read(name))
+    with pytest.raises(CheckpointError, match="its numbers are big-endian, which is not read"):
+        read(tmp_path / "b")
+
+
+def test_the_list_of_a_zip_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(whole(), tmp_path / "a")
+    opened: list[Any] = []
+    real = zipfile.ZipFile
+
+    def counted(*given: Any) -> zipfile.ZipFile:
+        opened.append(given)
+        return real(*given)
+
+    monkeypatch.setattr(zipfile, "ZipFile", counted)
+    assert read(tmp_path / "a").weights
+    assert len(opened) == 1
+    torch.save({"other.weight": torch.ones(2)}, tmp_path / "a")
+    assert list(read(tmp_path / "a").weights) == ["other.weight"]
 
 
 def test_a_bare_state_dict(tmp_path: Path) -> None:
@@ -281,16 +318,20 @@ print(peak() - before, total)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells")
-@pytest.mark.parametrize("form", ["zip", "safetensors", "unaligned"])
+@pytest.mark.parametrize("form", ["zip", "legacy", "safetensors", "unaligned"])
 def test_a_large_file_takes_the_memory_of_its_largest_tensor(
     tmp_path: Path, form: str, record_property: Callable[[str, object], None]
 ) -> None:
     """256 MiB in tensors of 16 MiB; the file system holds no more than one of them."""
     path = tmp_path / "large"
     count, length = 16, 1 << 24
-    if form == "zip":
+    if form in ("zip", "legacy"):
         one = torch.zeros(length // 4)
-        torch.save({f"layer.{n}.weight": one + n for n in range(count)}, path)
+        torch.save(
+            {f"layer.{n}.weight": one + n for n in range(count)},
+            path,
+            _use_new_zipfile_serialization=form == "zip",
+        )
     else:
         entries = {
             f"layer.{n}.weight": {
@@ -311,7 +352,7 @@ def test_a_large_file_takes_the_memory_of_its_largest_tensor(
     mebibytes, total = done.stdout.split()
     record_property("measured", f"checkpoint of 256 MiB, {form}: {mebibytes} MiB more at the peak")
     assert int(mebibytes) < 100
-    assert float(total) == (sum(range(count)) * length / 4 if form == "zip" else 0.0)
+    assert float(total) == (sum(range(count)) * length / 4 if form in ("zip", "legacy") else 0.0)
 
 
 def test_what_is_given_back_is_read_again(tmp_path: Path) -> None:
