@@ -128,6 +128,8 @@ def _refuse_what_torch_never_writes(path: Path, directory: Directory) -> str:
             raise Unreadable(f"its entry {name!r:.100} lies beside the others")
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
             raise Unreadable(f"its entry {name!r:.100} is compressed, as torch.save never does")
+    if min(entry.header_offset for entry in entries.values()):
+        raise Unreadable("something lies before its first entry")
     if entries[pickle].file_size > _PICKLE:
         raise Unreadable(f"its pickle has more than {_PICKLE >> 20:,} MiB")
     return pickle
