@@ -36,26 +36,37 @@ def run(
     from gradscope.cli.progress import progress_bar
     from gradscope.cli.writing import check_writable, write
     from gradscope.config import find_settings
-    from gradscope.pipeline import scan
+    from gradscope.loading import is_checkpoint
+    from gradscope.pipeline import scan, scan_checkpoint
 
     target = options.one(targets)
     settings = find_settings()
-    options.refuse_trust_pickle(trust_pickle)
     if output is not None:
         check_writable(output, folder=False)
     # stdout is the report's alone: what the subject's code prints goes where progress goes.
     with redirect_stdout(sys.stderr), progress_bar() as progress:
-        subject = options.subject_of(
-            target, model=model, data=data, loss=loss, input_shape=input_shape, device=device
-        )
-        report = scan(
-            subject,
-            steps=steps,
-            seed=seed,
-            select=options.codes(select),
-            ignore=options.codes(ignore),
-            settings=settings,
-            progress=progress,
-        )
+        if is_checkpoint(target):
+            report = scan_checkpoint(
+                target,
+                trust_pickle=trust_pickle,
+                select=options.codes(select),
+                ignore=options.codes(ignore),
+                settings=settings,
+                progress=progress,
+            )
+        else:
+            options.refuse_trust_pickle(trust_pickle)
+            subject = options.subject_of(
+                target, model=model, data=data, loss=loss, input_shape=input_shape, device=device
+            )
+            report = scan(
+                subject,
+                steps=steps,
+                seed=seed,
+                select=options.codes(select),
+                ignore=options.codes(ignore),
+                settings=settings,
+                progress=progress,
+            )
     write(report, form, output)
     raise typer.Exit(options.exit_status(report, fail_on))

@@ -37,9 +37,11 @@ class Configured:
         """The profile without what the rule is not to see; the same one where that is nothing."""
         sites = tuple(site for site in profile.sites if not self._hides(site.name))
         parameters = tuple(entry for entry in profile.parameters if not self._hides(entry.name))
-        if len(sites) == len(profile.sites) and len(parameters) == len(profile.parameters):
+        stored = None if profile.stored is None else profile.stored.without(self._hides)
+        kept = len(sites) == len(profile.sites) and len(parameters) == len(profile.parameters)
+        if kept and stored is profile.stored:
             return profile
-        return replace(profile, sites=sites, parameters=parameters)
+        return replace(profile, sites=sites, parameters=parameters, stored=stored)
 
     def _hides(self, name: str) -> bool:
         return any(fnmatchcase(name, pattern) for pattern in self.unseen)

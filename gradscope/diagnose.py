@@ -42,6 +42,12 @@ def diagnose(
     rules = [entry.rule for entry in running]
     found: dict[str, Finding] = {}
     skipped = list(profile.skipped)
+    if profile.stored is not None:
+        unread = [rule.code for rule in rules if not rule.reads_stored()]
+        if unread:
+            reason = "a checkpoint alone does not tell; give the model with --model"
+            skipped.append(Skipped(", ".join(unread), reason))
+        running = [entry for entry in running if entry.rule.reads_stored()]
     for entry in running:
         rule, shown = entry.rule, entry.shown(profile)
         if rule.needs_data and profile.source is Source.SYNTHETIC:
@@ -51,7 +57,11 @@ def diagnose(
             skipped.append(
                 Skipped(f"{rule.code} at {', '.join(entry.unseen)}", "the settings ignore it there")
             )
-        match rule.check(shown, entry.limits):
+        if shown.stored is not None:
+            checked = rule.check_stored(shown.stored, entry.limits)
+        else:
+            checked = rule.check(shown, entry.limits)
+        match checked:
             case Finding() as finding:
                 found[rule.code] = finding
             case Skipped() as skip:

@@ -8,7 +8,8 @@
     └── TargetError                 3   the target could not be loaded or run
         ├── SubjectError            3   a subject file is missing, broken or incomplete
         ├── ModelError              3   the model, its data or its loss failed while it ran
-        └── ReportError             3   a saved report cannot be read
+        ├── ReportError             3   a saved report cannot be read
+        └── CheckpointError         3   a checkpoint cannot be read, or must not be
 
 A message is one sentence or two: it names the thing, the value, and the next step.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "CheckpointError",
     "ConfigError",
     "GradscopeError",
     "ModelError",
@@ -72,3 +74,7 @@ class ModelError(TargetError):
 
 class ReportError(TargetError):
     """A saved report or plan cannot be read."""
+
+
+class CheckpointError(TargetError):
+    """A checkpoint cannot be read, or would run code that nobody has trusted."""

@@ -19,7 +19,7 @@ from gradscope.errors import SubjectError
 from gradscope.huggingface import is_model_folder, load_folder
 from gradscope.subject import Subject, own_loss_step, step_from_loss
 
-__all__ = ["load_callable", "load_subject"]
+__all__ = ["is_checkpoint", "load_callable", "load_subject"]
 
 _CONTRACT = "build_model(), build_data() and loss(output, batch), or step(model, batch)"
 
@@ -66,6 +66,14 @@ def load_subject(spec: str, model: str | None = None) -> Subject:
         evaluate=_function(module, "evaluate", spec),
         higher_is_better=_constant(module, "HIGHER_IS_BETTER", spec),
         kind="subject file" if name is None else "model factory",
+    )
+
+
+def is_checkpoint(spec: str) -> bool:
+    """Whether a target is a file or folder of saved weights, and no Python and no model folder."""
+    path = Path(spec)
+    return (path.is_file() and path.suffix != ".py") or (
+        path.is_dir() and not is_model_folder(spec)
     )
 
 

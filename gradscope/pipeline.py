@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from gradscope import registry
 from gradscope.batches import described
+from gradscope.checkpoints import open_checkpoint
+from gradscope.checkpoints.cold import cold_profile
 from gradscope.config import Settings
 from gradscope.configured import rules_to_run
 from gradscope.diagnose import diagnose
@@ -36,7 +40,7 @@ from gradscope.records import (
 from gradscope.subject import Subject
 from gradscope.verify import DEFAULT_BUDGET, Progress, check_options, verify
 
-__all__ = ["Repair", "fix", "repair", "scan"]
+__all__ = ["Repair", "fix", "repair", "scan", "scan_checkpoint"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,47 @@ def scan(
     with _left_alone(subject):
         examination = _examine(subject, steps, seed, select, ignore, settings, progress)
         return _report(examination, None, None)
+
+
+def scan_checkpoint(
+    path: str | Path,
+    *,
+    trust_pickle: bool = False,
+    select: Iterable[str] | None = None,
+    ignore: Iterable[str] | None = None,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Diagnoses a checkpoint by itself, without the model's code; nothing is run.
+
+    Args:
+        path: of a file, or of a folder that holds one checkpoint.
+        trust_pickle: whether code that a pickle in it names may run.
+        select, ignore, settings: which rules run, and how; as of :func:`gradscope.diagnose`.
+        progress: is told how far it is.
+
+    Raises:
+        CheckpointError: it cannot be read, or would have to run code.
+        UsageError: ``select``, ``ignore`` or ``settings`` name a rule or limit that there is not.
+    """
+    settings = settings or Settings()
+    codes = [entry.rule.code for entry in rules_to_run(settings, select, ignore)]
+    checkpoint = open_checkpoint(path, trust_pickle=trust_pickle)
+    profile = cold_profile(checkpoint, progress)
+    findings = diagnose(profile, select=codes, settings=settings)
+    parameters = sum(math.prod(each.shape) for each in checkpoint.weights.values())
+    return Report(
+        schema_version=SCHEMA_VERSION,
+        tool=Tool("gradscope", metadata.version("torch-gradscope")),
+        target=Target(checkpoint.name, checkpoint.form, parameters),
+        environment=_environment(settings),
+        profile=profile,
+        findings=findings.items,
+        plan=None,
+        verdict=None,
+        skipped=findings.skipped,
+        refusals=(),
+    )
 
 
 def fix(

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from gradscope.stored import Stored
+
 __all__ = [
     "DO_NOTHING",
     "SCHEMA_VERSION",
@@ -422,6 +424,7 @@ class Profile:
         clipping: per step, the gradient's norm that the optimizer's update was made from over the
             norm before hooks of the optimizer changed it; empty where no optimizer was given.
         modes: None where it was skipped.
+        stored: what a checkpoint told, where nothing was run; all that is measured is empty then.
     """
 
     source: Source
@@ -443,6 +446,7 @@ class Profile:
     first_inputs: tuple[LayerInput, ...] = ()
     clipping: tuple[float, ...] = ()
     modes: ModeLosses | None = None
+    stored: Stored | None = None
 
     @property
     def steps(self) -> int:

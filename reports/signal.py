@@ -25,7 +25,7 @@ from gradscope.reports.nodes import (
 )
 from gradscope.reports.wording import among, count, middle, number, percent
 
-__all__ = ["signal"]
+__all__ = ["positions_shown", "signal"]
 
 _ROWS = 24
 """Sites listed in the table; more are thinned evenly, and all are in the JSON report."""
@@ -174,7 +174,7 @@ def _idle(readings: list[list[_Reading]]) -> Chart | None:
 def _table(readings: list[list[_Reading]], before: Profile) -> Table:
     first = readings[0]
     later = {site.name: site for site in readings[1]} if len(readings) > 1 else {}
-    rows = _thinned(first)
+    rows = [first[at] for at in positions_shown(len(first))]
     low, high = _span([site.backward for sites in readings for site in sites])
     idle = any(site.idle for sites in readings for site in sites)
 
@@ -232,11 +232,11 @@ def _same_site(name: str, later: dict[str, _Reading]) -> _Reading | None:
     return wrapped[0] if len(wrapped) == 1 else None
 
 
-def _thinned(sites: list[_Reading]) -> list[_Reading]:
-    """At most ``_ROWS`` sites, evenly spaced, the first and the last among them."""
-    if len(sites) <= _ROWS:
-        return sites
-    return [sites[round(row * (len(sites) - 1) / (_ROWS - 1))] for row in range(_ROWS)]
+def positions_shown(rows: int) -> list[int]:
+    """Of so many rows at most ``_ROWS``, evenly spaced, the first and the last among them."""
+    if rows <= _ROWS:
+        return list(range(rows))
+    return [round(row * (rows - 1) / (_ROWS - 1)) for row in range(_ROWS)]
 
 
 def _span(values: list[float]) -> tuple[float, float]:

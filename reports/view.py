@@ -39,6 +39,7 @@ from gradscope.reports.nodes import (
 )
 from gradscope.reports.proof import tried, verdict_numbers
 from gradscope.reports.signal import signal
+from gradscope.reports.stored import looked_at_stored, stored_layers
 from gradscope.reports.undone import undone
 from gradscope.reports.wording import (
     SEVERITY,
@@ -68,6 +69,9 @@ _PLAN_STATE = {
 }
 
 
+_PICTURE = {False: "Signal over depth", True: "Layer by layer"}
+
+
 def view(report: Report) -> Document:
     """The report as a tree of what to show; see :mod:`gradscope.reports.nodes`."""
     verdict = report.verdict
@@ -75,7 +79,10 @@ def view(report: Report) -> Document:
         Section("What is wrong and why", finding_cards(report.findings)),
         Section("What was tried", tried(verdict) if verdict else ()),
         Section("Verdict", _verdict(verdict, report.findings) if verdict else ()),
-        Section("Signal over depth", _picture(report)),
+        Section(
+            _PICTURE[report.profile is not None and report.profile.stored is not None],
+            _picture(report),
+        ),
         Section("Plan", _plan(report.plan, verdict)),
         Section("Skipped and refused", undone(report), folded=True),
         Section("Environment and target", (_environment(report),), folded=True),
@@ -154,6 +161,8 @@ def _looked_at(report: Report) -> str:
     profile = report.profile
     if profile is None:
         return "The model was not run."
+    if profile.stored is not None:
+        return looked_at_stored(profile.stored)
     data = "made-up inputs" if profile.source is Source.SYNTHETIC else "its own data"
     return (
         f"Looked at {count(len(profile.sites), 'site')} and "
@@ -175,7 +184,10 @@ def _verdict(verdict: Verdict, findings: Sequence[Finding]) -> tuple[Block, ...]
 def _picture(report: Report) -> tuple[Block, ...]:
     if report.profile is None:
         return ()
-    blocks = signal(report.profile, report.verdict.profile if report.verdict else None)
+    if report.profile.stored is not None:
+        blocks = stored_layers(report.profile)
+    else:
+        blocks = signal(report.profile, report.verdict.profile if report.verdict else None)
     if blocks and not report.findings:
         return (Fold("The picture of a healthy model, for comparison", blocks),)
     return blocks

@@ -12,6 +12,7 @@ from dataclasses import field, fields
 from typing import Any, ClassVar, Generic, TypeVar
 
 from gradscope.records import Finding, Measure, Profile, Severity, Skipped
+from gradscope.stored import Stored
 from gradscope.subject import Subject
 
 __all__ = ["Rule", "describe_limits", "first_faulty", "in_most_steps", "limit"]
@@ -47,6 +48,11 @@ class Rule(ABC, Generic[L]):
     needs_data: ClassVar[bool] = False
     example_steps: ClassVar[int] = 8
 
+    @classmethod
+    def reads_stored(cls) -> bool:
+        """Whether a checkpoint alone tells the rule something."""
+        return cls.check_stored is not Rule.check_stored
+
     @property
     def steps(self) -> int:
         """How many steps the rule looks from on by default: its limit of that name, else 1."""
@@ -55,6 +61,10 @@ class Rule(ABC, Generic[L]):
     @abstractmethod
     def check(self, profile: Profile, limits: L) -> Finding | Skipped | None:
         """The fault as found in the profile; None where there is none; Skipped if unknowable."""
+
+    def check_stored(self, stored: Stored, limits: L) -> Finding | Skipped | None:
+        """The fault as found in a checkpoint that was read and not run; as ``check``."""
+        raise NotImplementedError
 
     @abstractmethod
     def bad(self) -> Subject:

@@ -16,6 +16,8 @@ from gradscope.records import (
     Role,
     Severity,
     SiteProfile,
+    Skipped,
+    Source,
 )
 from gradscope.rules import Rule, limit
 from gradscope.rules.subjects import perceptron, random_subject
@@ -27,6 +29,7 @@ from gradscope.rules.weight_scale import (
     scale,
     smallest_usual,
 )
+from gradscope.stored import Stored
 from gradscope.subject import Subject
 
 __all__ = ["BadInitScale", "Limits"]
@@ -63,6 +66,14 @@ class Limits:
     )
     left_in_time: float = limit(1e-14, "ratio of backward signals", "that of GS602")
     fresh: float = fresh_spread()
+    stored_large: float = limit(
+        30.0,
+        "RMS of a weight times the root of its fan-in, in a checkpoint",
+        "decision 26: blown up 39 to 45, healthy up to 5.8; T5's are large by design",
+    )
+    stored_small: float = limit(
+        0.2, "as stored_large", "decision 26: N(0, 0.01) 0.1, healthy from 0.45"
+    )
 
 
 class BadInitScale(Rule[Limits]):
@@ -229,6 +240,32 @@ class BadInitScale(Rule[Limits]):
                     },
                 )
         return None
+
+    def check_stored(self, stored: Stored, limits: Limits) -> Finding | Skipped | None:
+        scales = {
+            layer.name: layer.statistics.rms * math.sqrt(layer.fan_in)
+            for layer in stored.hidden
+            if layer.name not in stored.normalised
+        }
+        if len(scales) < 2:
+            return Skipped(self.code, "fewer than two hidden layers without a normalisation")
+        middle = statistics.median(scales.values())
+        if middle > limits.stored_large:
+            bound, how = limits.stored_large, "above"
+        elif middle < limits.stored_small:
+            bound, how = limits.stored_small, "below"
+        else:
+            return None
+        return self.finding(
+            Severity.WARNING,
+            [name for name, value in scales.items() if (value > bound) == (how == "above")],
+            f"RMS of a weight times the root of its fan-in is {middle:.2g}, in the median over "
+            f"{len(scales)} hidden layers without a normalisation: {how} {bound:g}, where 0.6 to "
+            "1.4 is usual at the start.",
+            {
+                "scale of a hidden weight, median": Measure(middle, bound, Source.WEIGHTS),
+            },
+        )
 
     def bad(self) -> Subject:
         return random_subject(

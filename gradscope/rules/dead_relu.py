@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from scipy.stats import binomtest
 from torch import nn
 
-from gradscope.records import Finding, Measure, Profile, Severity, SiteProfile, Skipped
+from gradscope.records import Finding, Measure, Profile, Severity, SiteProfile, Skipped, Source
 from gradscope.rules import Rule, limit
 from gradscope.rules.subjects import perceptron, random_subject
 from gradscope.rules.units import seen_often_enough
+from gradscope.stored import Stored
 from gradscope.subject import Subject
 
 __all__ = ["DeadReLU", "Limits"]
@@ -28,6 +29,9 @@ class Limits:
     error: float = limit(0.8, "share of a site's units", "decision 9")
     p_value: float = limit(
         0.05, "probability", "convention: four dead units of four may be chance, five are not"
+    )
+    stored: float = limit(
+        0.5, "share of a weight's rows in a checkpoint", "decision 26: dead 59 %, healthy 23 %"
     )
     observations: float = limit(2000, "samples times positions", "chosen: decision 19")
 
@@ -102,6 +106,34 @@ class DeadReLU(Rule[Limits]):
                     profile.source,
                 ),
             },
+        )
+
+    def check_stored(self, stored: Stored, limits: Limits) -> Finding | Skipped | None:
+        told = [
+            (each.name, each.shape[0], share)
+            for each in stored.hidden
+            if (share := stored.inactive_units(each)) is not None
+        ]
+        if told:
+            what, source = "get no gradient of late, as dead ReLUs do", Source.OPTIMIZER_STATE
+        else:
+            told = [(each.name, each.channels, each.off_channels) for each in stored.normalisations]
+            what, source = "are off for all inputs if a ReLU follows", Source.WEIGHTS
+        if not told:
+            return Skipped(self.code, "neither moments of an optimizer nor a BatchNorm tell")
+        faulty = [entry for entry in told if entry[2] > limits.stored]
+        if not faulty:
+            return None
+        # Of several alike the last: those before it may only be cut off by it.
+        name, units, share = max(reversed(faulty), key=lambda entry: entry[2])
+        severe = share > limits.error
+        bound = limits.error if severe else limits.stored
+        return self.finding(
+            Severity.ERROR if severe else Severity.WARNING,
+            [entry[0] for entry in faulty],
+            f"{share:.0%} of the {units} units of {name} {what} (limit {bound:.0%}); "
+            f"{len(faulty)} of {len(told)} layers are affected.",
+            {"units without gradient, worst weight": Measure(share, bound, source)},
         )
 
     def bad(self) -> Subject:

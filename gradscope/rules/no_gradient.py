@@ -19,9 +19,11 @@ from gradscope.records import (
     Severity,
     SiteProfile,
     Skipped,
+    Source,
 )
 from gradscope.rules import Rule, in_most_steps, limit
 from gradscope.rules.subjects import perceptron, random_subject
+from gradscope.stored import Stored
 from gradscope.subject import Subject
 
 __all__ = ["Limits", "NoGradient"]
@@ -30,6 +32,11 @@ __all__ = ["Limits", "NoGradient"]
 @dataclass(frozen=True)
 class Limits:
     parameters: float = limit(0, "parameters", "chosen: any")
+    update: float = limit(
+        1e-9,
+        "update over weight, all of a checkpoint's",
+        "decision 26: dead networks 5e-15 to 6e-14, healthy ones from 7e-4",
+    )
 
 
 _WITH_WEIGHTS = (Role.LAYER, Role.NORMALISATION, Role.EMBEDDING)
@@ -129,6 +136,39 @@ class NoGradient(Rule[Limits]):
             {
                 "parameters without gradient": Measure(
                     len(parameters), limits.parameters, profile.source
+                )
+            },
+        )
+
+    def check_stored(self, stored: Stored, limits: Limits) -> Finding | Skipped | None:
+        held = [each for each in stored.gradients if each.moment and not each.nonfinite]
+        if not held:
+            return Skipped(self.code, "no optimizer's moments are stored")
+        zero = [each.name for each in held if each.gradient_rms == 0]
+        if zero:
+            return self.finding(
+                Severity.ERROR,
+                zero,
+                f"{len(zero)} of {len(held)} parameters have never had a gradient but zero, "
+                f"{zero[0]} first.",
+                {
+                    "parameters without gradient": Measure(
+                        len(zero), limits.parameters, Source.OPTIMIZER_STATE
+                    )
+                },
+            )
+        moved = [each for each in held if each.learning_rate > 0 and each.update_ratio >= 0]
+        largest = max((each.update_ratio for each in moved), default=math.inf)
+        if largest >= limits.update:
+            return None
+        return self.finding(
+            Severity.ERROR,
+            [each.name for each in moved],
+            f"No parameter gets a gradient any more: the next update moves none by more than "
+            f"{largest:.2g} of its norm (limit {limits.update:g}).",
+            {
+                "update over weight, largest": Measure(
+                    largest, limits.update, Source.OPTIMIZER_STATE
                 )
             },
         )

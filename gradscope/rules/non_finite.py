@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from gradscope.records import Finding, Measure, Profile, Severity, Skipped
+from gradscope.records import Finding, Measure, Profile, Severity, Skipped, Source
 from gradscope.rules import Rule, limit
 from gradscope.rules.loss import at_the_output
 from gradscope.rules.subjects import perceptron, random_subject
+from gradscope.stored import Stored, StoredRole
 from gradscope.subject import Subject
 
 __all__ = ["Limits", "NonFinite"]
@@ -94,6 +95,39 @@ class NonFinite(Rule[Limits]):
             f"At step {step} the {what} {verb} NaN or infinity{where}.",
             {f"non-finite {what}": Measure(count, limits.elements, profile.source)},
             since=step,
+        )
+
+    def check_stored(self, stored: Stored, limits: Limits) -> Finding | None:
+        weights = [
+            (each.name, each.statistics.nonfinite)
+            for each in stored.weights
+            if each.role is not StoredRole.BUFFER
+        ]
+        found = _above(weights, limits.elements)
+        if found:
+            name, count = found[0]
+            (first,) = (each for each in stored.weights if each.name == name)
+            where = list(first.statistics.first_nonfinite or ())
+            return self.finding(
+                Severity.ERROR,
+                [name for name, _ in found],
+                f"{len(found)} of {len(weights)} parameters hold NaN or infinity, first {name} at "
+                f"{where}.",
+                {"non-finite weights": Measure(count, limits.elements, Source.WEIGHTS)},
+            )
+        moments = [each.name for each in stored.gradients if each.nonfinite]
+        if not moments:
+            return None
+        return self.finding(
+            Severity.ERROR,
+            moments,
+            f"The weights are finite, but the optimizer's moments of {len(moments)} parameters "
+            f"hold NaN or infinity, {moments[0]} first: the next step makes the weights the same.",
+            {
+                "parameters with non-finite moments": Measure(
+                    len(moments), limits.elements, Source.OPTIMIZER_STATE
+                )
+            },
         )
 
     def bad(self) -> Subject:

@@ -14,9 +14,11 @@ from gradscope.records import (
     Role,
     Severity,
     SiteProfile,
+    Source,
 )
 from gradscope.rules import Rule, limit
 from gradscope.rules.subjects import perceptron, random_subject
+from gradscope.stored import Stored
 from gradscope.subject import Subject
 
 __all__ = ["Limits", "SymmetricInit"]
@@ -134,6 +136,26 @@ class SymmetricInit(Rule[Limits]):
             {
                 "rows with a twin in weight, worst weight": Measure(
                     shares[worst], limits.duplicates, profile.source
+                )
+            },
+        )
+
+    def check_stored(self, stored: Stored, limits: Limits) -> Finding | None:
+        weights = [each for each in stored.hidden if each.fan_in > 1]
+        shares = {each.name: each.statistics.duplicate_rows for each in weights}
+        faulty = [name for name, share in shares.items() if share > limits.duplicates]
+        if not faulty:
+            return None
+        worst = max(faulty, key=lambda name: shares[name])
+        return self.finding(
+            Severity.WARNING,
+            faulty,
+            f"{shares[worst]:.0%} of the rows of {worst} equal another one (limit "
+            f"{limits.duplicates:.0%}); {len(faulty)} of {len(weights)} hidden weights are "
+            "affected.",
+            {
+                "rows with a twin in weight, worst weight": Measure(
+                    shares[worst], limits.duplicates, Source.WEIGHTS
                 )
             },
         )

@@ -10,10 +10,19 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from gradscope.records import Finding, Measure, ParameterProfile, Profile, Severity, Skipped
+from gradscope.records import (
+    Finding,
+    Measure,
+    ParameterProfile,
+    Profile,
+    Severity,
+    Skipped,
+    Source,
+)
 from gradscope.rules import Rule, first_faulty, in_most_steps, limit
 from gradscope.rules.baseline import loss_over_constant
 from gradscope.rules.subjects import perceptron, random_subject
+from gradscope.stored import Stored
 from gradscope.subject import Subject
 
 __all__ = ["Limits", "UpdateRatio"]
@@ -46,6 +55,12 @@ class Limits:
     small: float = limit(1e-5, "ratio", "chosen; fine-tuning at 1e-6 by Adam: 2e-5 to 5e-5")
     small_untrained: float = limit(
         5e-5, "ratio", "43 fresh networks: at least 3.3e-4 at a tenth of good rates"
+    )
+    small_stored: float = limit(
+        2e-5, "ratio, in a checkpoint", "decision 26: too small 1.6e-5, healthy from 7e-4"
+    )
+    scheduled: float = limit(
+        0.5, "share of the first learning rate", "below it a schedule has made updates small"
     )
     moving: float = limit(
         1e-3,
@@ -157,6 +172,33 @@ class UpdateRatio(Rule[Limits]):
             f"No update of {profile.steps} steps moves any weight by more than {largest:.2g} of "
             f"its norm (limit {bound:g}).",
             {"update over weight, largest of all": Measure(largest, bound, profile.source)},
+        )
+
+    def check_stored(self, stored: Stored, limits: Limits) -> Finding | Skipped | None:
+        layers = {each.name for each in stored.layers}
+        told = [each for each in stored.gradients if each.name in layers and each.update_ratio >= 0]
+        if not told:
+            return Skipped(self.code, "no optimizer's moments are stored")
+        ratios = [each.update_ratio for each in told]
+        middle, largest = statistics.median(ratios), max(ratios)
+        rates = [each.learning_rate / each.initial_learning_rate for each in told]
+        scheduled = not statistics.median(rates) >= limits.scheduled
+        if middle > limits.large:
+            value, bound, how = middle, limits.large, "a weight, in the median, by"
+        elif 0 < largest < limits.small_stored and not scheduled:
+            value, bound, how = largest, limits.small_stored, "no weight by more than"
+        else:
+            return None
+        return self.finding(
+            Severity.WARNING,
+            [each.name for each in told],
+            f"At the stored learning rate the next update moves {how} {value:.2g} of its norm "
+            f"(limit {bound:g}).",
+            {
+                "update over weight, implied by the optimizer's moments": Measure(
+                    value, bound, Source.OPTIMIZER_STATE
+                )
+            },
         )
 
     def bad(self) -> Subject:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -17,6 +17,7 @@ from gradscope.records import (
     Severity,
     SiteProfile,
     Skipped,
+    Source,
 )
 from gradscope.rules import Rule, first_faulty, in_most_steps, limit
 from gradscope.rules.signal import (
@@ -28,6 +29,7 @@ from gradscope.rules.signal import (
     typical,
 )
 from gradscope.rules.subjects import perceptron, random_subject
+from gradscope.stored import GradientEvidence, Stored, StoredWeight
 from gradscope.subject import Subject
 
 __all__ = ["Limits", "VanishingGradient"]
@@ -39,6 +41,11 @@ class Limits:
 
     warning: float = limit(1e-3, "ratio", "chosen; slides: 0.25^7 = 6e-5 for seven sigmoids")
     error: float = limit(1e-5, "ratio", "chosen: decision 19")
+    stored: float = limit(
+        1e-4,
+        "ratio of gradients in a checkpoint, of biases where there are any",
+        "decision 26: vanishing 3e-6, healthy 0.035",
+    )
     epsilon_margin: float = limit(
         10.0,
         "times the optimizer's eps",
@@ -117,6 +124,37 @@ class VanishingGradient(Rule[Limits]):
             since=first_faulty(ratio < limits.warning for ratio in ratios),
         )
 
+    def check_stored(self, stored: Stored, limits: Limits) -> Finding | Skipped | None:
+        # A weight's gradient also has the layer's input in it, which may die on its way, too.
+        what, known = "biases", _remembered(stored, stored.biases)
+        if len(known) < 2:
+            what, known = "weights", _remembered(stored, stored.layers)
+        if len(known) < 2:
+            return Skipped(self.code, "no optimizer's moments of two layers are stored")
+        first, last = known[0], known[-1]
+        ratio = first.gradient_rms / last.gradient_rms
+        if not ratio < limits.stored:
+            return None
+        evidence = {
+            f"gradient RMS of {what}, first over last": Measure(
+                ratio, limits.stored, Source.OPTIMIZER_STATE
+            )
+        }
+        if first.moment != "first" and first.epsilon > 0:
+            floor = limits.epsilon_margin * first.epsilon
+            if first.gradient_rms >= floor:
+                return None
+            evidence["gradient RMS nearest the input"] = Measure(
+                first.gradient_rms, floor, Source.OPTIMIZER_STATE
+            )
+        return self.finding(
+            Severity.ERROR if ratio < limits.error else Severity.WARNING,
+            [each.name for each in known if each.gradient_rms < limits.stored * last.gradient_rms],
+            f"The gradient of {first.name} is {ratio:.2g} of that of {last.name} (limit "
+            f"{limits.stored:g}), as the optimizer remembers it, after {len(known) - 1} layers.",
+            evidence,
+        )
+
     def bad(self) -> Subject:
         return random_subject(
             "ten sigmoid layers",
@@ -136,6 +174,12 @@ class VanishingGradient(Rule[Limits]):
                 initialise=lambda layer: nn.init.kaiming_normal_(layer.weight),
             ),
         )
+
+
+def _remembered(stored: Stored, chosen: Iterable[StoredWeight]) -> list[GradientEvidence]:
+    """What is remembered of their gradients, where that is more than zero."""
+    found = (stored.gradient(each.name) for each in chosen)
+    return [each for each in found if each is not None and each.gradient_rms > 0]
 
 
 def _reaches_beside(profile: Profile, first: SiteProfile, enough: float) -> bool:

@@ -1,0 +1,79 @@
+"""Reads a checkpoint tensor by tensor into the plain records that rules look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gradscope.checkpoints.checkpoint import Checkpoint, StoredTensor
+from gradscope.checkpoints.evidence import batch_norm_evidence, gradient_evidence, is_table
+from gradscope.checkpoints.paging import looked_at
+from gradscope.checkpoints.statistics import tensor_statistics
+from gradscope.records import Profile, Source
+from gradscope.stored import Stored, StoredRole, StoredWeight
+
+__all__ = ["cold_profile", "read_stored"]
+
+Progress = Callable[[str, float], None]
+
+
+def read_stored(checkpoint: Checkpoint, progress: Progress | None = None) -> Stored:
+    """What a checkpoint tells, with one tensor in memory at a time.
+
+    Raises:
+        CheckpointError: the file has changed or cannot be read any more.
+    """
+    weights = []
+    for number, (name, stored) in enumerate(checkpoint.weights.items()):
+        if progress is not None:
+            progress(f"reading {checkpoint.name}", number / len(checkpoint.weights))
+        with looked_at(stored) as tensor:
+            # The rank of what is no matrix of weights says nothing, and takes as long as the rest.
+            statistics = tensor_statistics(tensor, rank=min(stored.shape[:2], default=0) > 1)
+        dtype = str(stored.dtype).removeprefix("torch.")
+        role = _role(name, stored, checkpoint)
+        weights.append(StoredWeight(name, stored.shape, dtype, role, statistics))
+    return Stored(
+        form=checkpoint.form,
+        step=checkpoint.step,
+        optimizers=tuple(each.kind for each in checkpoint.optimizers),
+        matching=tuple(each.matching for each in checkpoint.optimizers),
+        weights=tuple(weights),
+        gradients=gradient_evidence(checkpoint),
+        normalisations=batch_norm_evidence(checkpoint),
+    )
+
+
+def cold_profile(checkpoint: Checkpoint, progress: Progress | None = None) -> Profile:
+    """The profile of a model that was not run: what its checkpoint tells, and nothing measured.
+
+    Raises:
+        CheckpointError: the file has changed or cannot be read any more.
+    """
+    stored = read_stored(checkpoint, progress)
+    remembers = any(each.moment for each in stored.gradients)
+    return Profile(
+        source=Source.OPTIMIZER_STATE if remembers else Source.WEIGHTS,
+        batch_size=0,
+        losses=(),
+        input_variation=(),
+        sites=(),
+        parameters=(),
+        optimizer=" and ".join(dict.fromkeys(filter(None, stored.optimizers))) or None,
+        epsilon=None,
+        seed=0,
+        skipped=checkpoint.skipped,
+        stored=stored,
+    )
+
+
+def _role(name: str, stored: StoredTensor, checkpoint: Checkpoint) -> StoredRole:
+    module, _, last = name.rpartition(".")
+    if last in _STATISTICS or not stored.dtype.is_floating_point:
+        return StoredRole.BUFFER
+    if len(stored.shape) < 2:
+        return StoredRole.BIAS if "bias" in last else StoredRole.SCALE
+    bias = checkpoint.weights.get(f"{module}.bias" if module else "bias")
+    return StoredRole.EMBEDDING if is_table(name, stored.shape, bias) else StoredRole.WEIGHT
+
+
+_STATISTICS = frozenset({"running_mean", "running_var", "num_batches_tracked"})
