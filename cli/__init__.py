@@ -10,7 +10,7 @@ import traceback
 
 import typer
 
-from gradscope.cli import demo, fix, remedy, rule, scan, schema
+from gradscope.cli import compare, demo, fix, remedy, rule, scan, schema
 from gradscope.errors import GradscopeError
 
 __all__ = ["app", "main"]
@@ -24,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (scan, fix, rule, remedy, schema, demo):
+for command in (scan, fix, compare, rule, remedy, schema, demo):
     app.command(command.NAME)(command.run)
 
 
@@ -45,7 +45,10 @@ def main() -> None:
     except GradscopeError as error:
         if debug:
             traceback.print_exc()
-        typer.echo(f"gradscope: {error}", err=True)
+        from gradscope.reports.wording import visible
+
+        # Files and names that others chose may steer a terminal.
+        typer.echo(f"gradscope: {visible(str(error))}", err=True)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
         typer.echo("gradscope: interrupted", err=True)

@@ -4,45 +4,66 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gradscope.cli.options import Format
 from gradscope.errors import UsageError
 from gradscope.records import Report
 
-__all__ = ["check_writable", "write", "write_file"]
+if TYPE_CHECKING:
+    from gradscope.reports.nodes import Document
+
+__all__ = ["check_writable", "write", "write_document", "write_file"]
 
 
 def write(report: Report, form: Format, output: Path | None) -> None:
     """Renders the report and writes it to ``output``, or to stdout without one."""
+    from gradscope import reports
+
+    write_document(lambda: reports.view(report), lambda: reports.render_json(report), form, output)
+
+
+def write_document(
+    document: Callable[[], Document], json: Callable[[], str], form: Format, output: Path | None
+) -> None:
+    """Writes what a reader sees, or what a program reads, to ``output`` or to stdout.
+
+    Args:
+        document: makes what a reader sees.
+        json: makes what a program reads.
+        form: which of the two is wanted, and as what.
+        output: None for stdout.
+    """
     if form is Format.TEXT and output is None:
         from rich.console import Console
 
-        from gradscope.reports import render_terminal, view
+        from gradscope.reports import render_terminal
 
-        render_terminal(view(report), Console())
+        render_terminal(document(), Console())
         return
-    text = rendered(report, form)
+    text = json() if form is Format.JSON else rendered(document(), form)
     if output is None:
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
     else:
         write_file(output, text)
 
 
-def rendered(report: Report, form: Format) -> str:
-    """The report as text of that form."""
-    from gradscope import reports
-
-    if form is Format.JSON:
-        return reports.render_json(report)
+def rendered(document: Document, form: Format) -> str:
+    """What a reader sees, as text of that form."""
     if form is Format.HTML:
-        return reports.render_html(report)
+        from gradscope.reports.html import render_page
+
+        return render_page(document)
     from io import StringIO
 
     from rich.console import Console
 
+    from gradscope.reports import render_terminal
+
     console = Console(file=StringIO(), width=100, color_system=None)
-    reports.render_terminal(reports.view(report), console)
+    render_terminal(document, console)
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 

@@ -10,18 +10,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gradscope.records import Report
-from gradscope.reports.nodes import Chart
+from gradscope.reports.nodes import Chart, Document
 from gradscope.reports.view import view
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["render_html"]
+__all__ = ["render_html", "render_page"]
 
 
 def render_html(report: Report) -> str:
     """The report as one self-contained HTML page."""
-    return _environment().get_template("report.html.j2").render(document=view(report))
+    return render_page(view(report))
+
+
+def render_page(document: Document) -> str:
+    """The document as one self-contained HTML page."""
+    return _environment().get_template("report.html.j2").render(document=document)
 
 
 def _environment() -> Environment:

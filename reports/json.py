@@ -27,11 +27,14 @@ from gradscope.reports.wording import each_string
 if TYPE_CHECKING:
     from pydantic_core import CoreSchema, SchemaValidator
 
+    from gradscope.reports.side_by_side import SideBySide
+
 __all__ = [
     "load_plan",
     "load_report",
     "read_json",
     "read_plan",
+    "render_comparison",
     "render_json",
     "render_plan",
     "schema",
@@ -59,6 +62,11 @@ def render_json(report: Report) -> str:
 def render_plan(plan: Plan) -> str:
     """The plan as indented JSON: ``{"schema_version": 1, "plan": {...}}``."""
     return _written(PlanFile(SCHEMA_VERSION, plan))
+
+
+def render_comparison(comparison: SideBySide) -> str:
+    """The comparison as indented JSON; its keys are those of :class:`SideBySide`."""
+    return _written(comparison)
 
 
 def load_report(path: str | Path) -> Report:

@@ -25,7 +25,7 @@ from gradscope.reports.nodes import (
 )
 from gradscope.reports.wording import among, count, middle, number, percent
 
-__all__ = ["positions_shown", "signal"]
+__all__ = ["positions_shown", "series", "signal", "sites_shown"]
 
 _ROWS = 24
 """Sites listed in the table; more are thinned evenly, and all are in the JSON report."""
@@ -68,12 +68,14 @@ def signal(before: Profile, after: Profile | None) -> tuple[Block, ...]:
     return (Figure(tuple(chart for chart in charts if chart), _table(readings, before)),)
 
 
-def _readings(profile: Profile) -> list[_Reading]:
-    shown: Sequence[SiteProfile] = [
-        site for site in profile.sites if site.role is Role.ACTIVATION or site.is_output
-    ]
+def sites_shown(profile: Profile) -> Sequence[SiteProfile]:
+    """The activations and the model's output; all sites where there are fewer than two."""
     if len(profile.activations) < 2:
-        shown = profile.sites
+        return profile.sites
+    return [site for site in profile.sites if site.role is Role.ACTIVATION or site.is_output]
+
+
+def _readings(profile: Profile) -> list[_Reading]:
     return [
         _Reading(
             name=site.name,
@@ -84,7 +86,7 @@ def _readings(profile: Profile) -> list[_Reading]:
             idle=site.dead if site.dead is not None else site.saturated,
             idle_word="dead" if site.dead is not None else "saturated",
         )
-        for position, site in enumerate(shown, start=1)
+        for position, site in enumerate(sites_shown(profile), start=1)
     ]
 
 
@@ -108,17 +110,16 @@ def _chart(
     for index, sites in enumerate(readings):
         name, tone = _label(index, len(readings))
         points = [(float(site.position), pick(site)) for site in sites]
-        drawn = [point for point in points if _drawable(point[1])]
-        missing = tuple(x for x, y in points if not _drawable(y))
+        lines.append(series(name, tone, points))
+        drawn = [y for _, y in points if _drawable(y)]
         if not drawn:
             said.append(f"{name}: nothing to draw at any of {count(len(points), 'site')}")
-            lines.append(Line(name, tone, (), _few(missing)))
             continue
+        missing = len(points) - len(drawn)
         said.append(
-            f"{name}: {number(drawn[0][1])} at the first site, {number(drawn[-1][1])} at the last"
-            + (f", zero or not finite at {len(missing)}" if missing else "")
+            f"{name}: {number(drawn[0])} at the first site, {number(drawn[-1])} at the last"
+            + (f", zero or not finite at {missing}" if missing else "")
         )
-        lines.append(Line(name, tone, _binned(drawn), _few(missing)))
     if not any(line.points for line in lines):
         return None
     return Chart(
@@ -130,6 +131,13 @@ def _chart(
         tuple(lines),
         logarithmic=True,
     )
+
+
+def series(name: str, tone: Tone, points: Sequence[tuple[float, float]]) -> Line:
+    """A line of a chart with a logarithmic axis: what of its points can be drawn, thinned."""
+    drawn = [point for point in points if _drawable(point[1])]
+    missing = tuple(x for x, y in points if not _drawable(y))
+    return Line(name, tone, _binned(drawn), _few(missing))
 
 
 def _few(missing: tuple[float, ...]) -> tuple[float, ...]:

@@ -18,7 +18,7 @@ from gradscope.verify import DEFAULT_BUDGET
 
 COMMAND = Path(sys.executable).with_name("gradscope")
 
-COMMANDS = ("scan", "fix", "rule", "remedy", "schema", "demo")
+COMMANDS = ("scan", "fix", "compare", "rule", "remedy", "schema", "demo")
 
 # An answer within 0.3 s is wanted; the bound leaves room for a busy machine.
 MOST_SECONDS = 1.0
