@@ -75,14 +75,19 @@ def run(
     from gradscope.pipeline import repair
 
     settings = find_settings()
-    options.refuse_trust_pickle(trust_pickle)
     check_writable(out, folder=True)
     if output is not None:
         check_writable(output, folder=False)
     # stdout is the report's alone: what the subject's code prints goes where progress goes.
     with redirect_stdout(sys.stderr), progress_bar() as progress:
         subject = options.subject_of(
-            target, model=model, data=data, loss=loss, input_shape=input_shape, device=device
+            target,
+            model=model,
+            data=data,
+            loss=loss,
+            input_shape=input_shape,
+            device=device,
+            trust_pickle=trust_pickle,
         )
         result = repair(
             subject,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gradscope.errors import UsageError
-from gradscope.records import Report, Severity, Status
+from gradscope.records import Report, Severity, Skipped, Status
 
 if TYPE_CHECKING:
     from gradscope.subject import Subject
@@ -42,7 +43,7 @@ Target = Annotated[
     typer.Argument(
         metavar="TARGET",
         help="A subject file (path/to/file.py), a module (package.module), either with :NAME for "
-        "a function that builds the model, or a Hugging Face folder.",
+        "a function that builds the model; a checkpoint; or a Hugging Face folder.",
     ),
 ]
 Targets = Annotated[
@@ -50,11 +51,18 @@ Targets = Annotated[
     typer.Argument(
         metavar="TARGET...",
         help="A subject file (path/to/file.py), a module (package.module), either with :NAME for "
-        "a function that builds the model, or a Hugging Face folder.",
+        "a function that builds the model; a Hugging Face folder; "
+        "or a checkpoint, several of one run, or a folder of them.",
     ),
 ]
 Model = Annotated[
-    str | None, typer.Option("--model", metavar="SPEC", help="Build the model with FILE.py:NAME.")
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="SPEC",
+        help="Build the model with FILE.py:NAME. The weights of a checkpoint are put into it; for "
+        "one, SPEC may also be a Hugging Face folder or a .pt2.",
+    ),
 ]
 Data = Annotated[
     str | None, typer.Option("--data", metavar="SPEC", help="Take batches from FILE.py:NAME.")
@@ -150,17 +158,34 @@ def one(targets: list[str]) -> str:
         raise UsageError(
             f"{len(targets)} targets were given; subject files are scanned one at a time."
         )
+    if not targets[0]:
+        raise UsageError("The target is empty; name a subject file, a checkpoint or a folder.")
     return targets[0]
 
 
-def refuse_trust_pickle(trusted: bool) -> None:
-    """No target of this version is a pickle.
+def refuse_trust_pickle(trusted: bool, target: str) -> None:
+    """Of a target that is no checkpoint nothing is unpickled.
 
     Raises:
         UsageError: ``--trust-pickle`` was given.
     """
     if trusted:
-        raise UsageError("--trust-pickle is for checkpoints, which this version does not read.")
+        raise UsageError(f"--trust-pickle is for checkpoints, and {target} is none; leave it out.")
+
+
+def refuse_without_model(target: str, **given: object) -> None:
+    """A checkpoint alone is not run, so there is nothing that options of a run could mean.
+
+    Raises:
+        UsageError: one was given; they are named as in Python.
+    """
+    for name, value in given.items():
+        if value is not None:
+            option = "--" + name.replace("_", "-")
+            raise UsageError(
+                f"{option} needs a model to run, and {target} is a checkpoint; give its code with "
+                "--model FILE.py:NAME too."
+            )
 
 
 def subject_of(
@@ -171,28 +196,40 @@ def subject_of(
     loss: str | None,
     input_shape: str | None,
     device: str | None,
+    trust_pickle: bool = False,
 ) -> Subject:
     """The subject that a target and the options beside it describe.
 
     Raises:
         UsageError: options contradict each other or cannot be read.
+        CheckpointError: the target is a checkpoint that does not fit the model, or is damaged.
         SubjectError: something they name does not exist.
     """
-    from gradscope.loading import load_callable, load_subject
+    from gradscope.huggingface import has_weights
+    from gradscope.loading import is_checkpoint, load_callable, load_subject
     from gradscope.subject import step_from_loss
 
-    _refuse_checkpoint(target)
-    subject = load_subject(target, model)
+    if model is not None and (is_checkpoint(target) or has_weights(target)):
+        subject = _restored(target, model, trust_pickle)
+    elif is_checkpoint(target):
+        raise UsageError(
+            f"{target} is a checkpoint, which holds weights and nothing to run; give the code of "
+            "its model with --model FILE.py:NAME."
+        )
+    else:
+        refuse_trust_pickle(trust_pickle, target)
+        subject = load_subject(target, model)
     if data is not None:
         if input_shape is not None:
             raise UsageError("--data and --input-shape exclude each other; give one of them.")
-        subject = replace(subject, build_data=load_callable(data, "build_data"))
+        subject = _on_own_data(subject, load_callable(data, "build_data"))
     if loss is not None:
         subject = replace(subject, step=step_from_loss(load_callable(loss, "loss")))
     if input_shape is not None:
         from gradscope.inputs import on_random_inputs
 
         subject = on_random_inputs(subject, _shape(input_shape), has_loss=loss is not None)
+        subject = replace(subject, skipped=_without_data(subject))
     elif loss is not None and subject.build_data is None:
         from gradscope.inputs import on_inferred_inputs
 
@@ -201,21 +238,37 @@ def subject_of(
     return subject if device is None else subject.on(_device(device))
 
 
-_CHECKPOINTS = {".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".pt2"}
+def _on_own_data(subject: Subject, build_data: Callable[[], Iterable[Any]]) -> Subject:
+    from gradscope.subject import own_loss_step
+
+    # A loss that was made up for inputs that were says nothing of real ones.
+    step = own_loss_step(subject.name) if subject.synthetic else subject.step
+    return replace(
+        subject,
+        build_data=build_data,
+        step=step,
+        synthetic=False,
+        skipped=_without_data(subject),
+    )
 
 
-def _refuse_checkpoint(target: str) -> None:
-    from gradscope.huggingface import is_model_folder
+def _without_data(subject: Subject) -> tuple[Skipped, ...]:
+    """What was left out, without which inputs were made up."""
+    return tuple(each for each in subject.skipped if each.what != "data")
 
-    path = Path(target)
-    if is_model_folder(path):
-        return
-    if path.suffix in _CHECKPOINTS or path.is_dir():
-        raise UsageError(
-            f"{target} looks like a checkpoint or a folder of them; this version examines "
-            "subject files and Hugging Face folders (with a config.json). Give a Python file that "
-            "defines build_model(), build_data() and loss(output, batch)."
-        )
+
+def _restored(target: str, model: str, trust_pickle: bool) -> Subject:
+    from gradscope.checkpoints import open_checkpoint
+    from gradscope.exported import is_program
+    from gradscope.loading import load_model
+    from gradscope.restoring import restored
+
+    checkpoint = open_checkpoint(target, trust_pickle=trust_pickle)
+    subject, where = load_model(model)
+    if is_program(model) and Path(target).samefile(model):
+        # The graph has its own weights already.
+        return subject
+    return restored(subject, checkpoint, where)
 
 
 def _shape(text: str) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from contextlib import redirect_stdout
 
 import typer
 
-from gradscope.cli import options
+from gradscope.cli import options, scan_many, scan_one
 from gradscope.cli.options import FailOn, Format
 
 NAME = "scan"
@@ -31,42 +31,49 @@ def run(
 ) -> None:
     """Find where the gradient of a model vanishes or explodes, and why.
 
-    Exits 0 when nothing at or above --fail-on was found, 1 when something was.
+    Several checkpoints, or a folder of them, are one run: what was found is of the newest, and the
+    report says since when. Exits 0 when nothing at or above --fail-on was found, 1 when something
+    was, 3 when a target could not be read.
     """
     from gradscope.cli.progress import progress_bar
     from gradscope.cli.writing import check_writable, write
     from gradscope.config import find_settings
-    from gradscope.loading import is_checkpoint
-    from gradscope.pipeline import scan, scan_checkpoint
 
-    target = options.one(targets)
+    if model is None:
+        scan_many.help_out(targets)
     settings = find_settings()
     if output is not None:
         check_writable(output, folder=False)
     # stdout is the report's alone: what the subject's code prints goes where progress goes.
     with redirect_stdout(sys.stderr), progress_bar() as progress:
-        if is_checkpoint(target):
-            report = scan_checkpoint(
-                target,
+        whole = None
+        if model is None:
+            whole = scan_many.scan_run(
+                targets,
+                given={"data": data, "loss": loss, "input_shape": input_shape, "device": device},
                 trust_pickle=trust_pickle,
                 select=options.codes(select),
                 ignore=options.codes(ignore),
                 settings=settings,
                 progress=progress,
             )
+        if whole is not None:
+            report = whole
         else:
-            options.refuse_trust_pickle(trust_pickle)
-            subject = options.subject_of(
-                target, model=model, data=data, loss=loss, input_shape=input_shape, device=device
-            )
-            report = scan(
-                subject,
+            report = scan_one.scan_one(
+                options.one(targets),
+                model=model,
+                data=data,
+                loss=loss,
+                input_shape=input_shape,
+                device=device,
                 steps=steps,
                 seed=seed,
+                trust_pickle=trust_pickle,
                 select=options.codes(select),
                 ignore=options.codes(ignore),
                 settings=settings,
                 progress=progress,
             )
     write(report, form, output)
-    raise typer.Exit(options.exit_status(report, fail_on))
+    raise typer.Exit(scan_many.tell_unread(report) or options.exit_status(report, fail_on))

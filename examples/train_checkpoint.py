@@ -7,13 +7,17 @@ that they are dead. What is saved is what training scripts save: model, optimize
     python examples/train_checkpoint.py checkpoint.pt
     gradscope scan checkpoint.pt
     python examples/train_checkpoint.py healthy.pt --healthy
+    python examples/train_checkpoint.py run --every 50
+    gradscope scan run
 
-The healthy twin has ReLUs throughout, He's weights and biases of zero.
+The healthy twin has ReLUs throughout, He's weights and biases of zero. With --every a folder of
+checkpoints is saved, which is scanned as a run.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -48,7 +52,12 @@ def build_model(healthy: bool = False) -> nn.Sequential:
     return model.append(nn.Linear(WIDTH, 10))
 
 
-def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+def train(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    steps: int,
+    after_step: Callable[[int], None] = lambda taken: None,
+) -> None:
     data = load_fashion_mnist(SAMPLE)
     batches = Batches(data.train_images, data.train_labels, BATCH_SIZE)
     taken = 0
@@ -58,24 +67,39 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> Non
             nn.functional.cross_entropy(model(images), labels).backward()
             optimizer.step()
             taken += 1
+            after_step(taken)
 
 
-def save(path: Path, healthy: bool = False, steps: int = STEPS, seed: int = 0) -> None:
+def save(
+    path: Path, healthy: bool = False, steps: int = STEPS, seed: int = 0, every: int | None = None
+) -> None:
     torch.manual_seed(seed)
     model = build_model(healthy)
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
-    train(model, optimizer, steps)
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": steps}
-    torch.save(state, path)
+
+    def write(file: Path, taken: int) -> None:
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": taken}
+        torch.save(state, file)
+
+    def write_some(taken: int) -> None:
+        if every is not None and taken % every == 0:
+            write(path / f"step_{taken}.pt", taken)
+
+    if every is not None:
+        path.mkdir(parents=True, exist_ok=True)
+    train(model, optimizer, steps, write_some)
+    if every is None:
+        write(path, steps)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("path", type=Path, help="where to save it")
+    parser.add_argument("path", type=Path, help="where to save it; with --every, a folder")
     parser.add_argument("--healthy", action="store_true", help="the twin without the faults")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--every", type=int, metavar="N", help="save a checkpoint every N steps")
     arguments = parser.parse_args()
-    save(arguments.path, arguments.healthy, seed=arguments.seed)
+    save(arguments.path, arguments.healthy, seed=arguments.seed, every=arguments.every)
     print(f"saved {arguments.path}")
 
 

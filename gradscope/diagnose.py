@@ -8,7 +8,7 @@ from typing import Any
 
 from gradscope import registry
 from gradscope.config import Settings
-from gradscope.configured import rules_to_run
+from gradscope.configured import Configured, rules_to_run
 from gradscope.records import Finding, Findings, Profile, Skipped, Source
 from gradscope.rules import Rule
 
@@ -24,8 +24,11 @@ def diagnose(
 ) -> Findings:
     """Runs the rules over a profile.
 
+    What is found in a checkpoint (``Profile.stored``) counts where the rule finds nothing in what
+    was measured.
+
     Args:
-        profile: as measured.
+        profile: as measured, or read, or both.
         select: codes, names or code prefixes of the rules to run, in place of those that the
             settings select and ignore; all by default.
         ignore: rules to leave out, beside those that the settings ignore.
@@ -42,34 +45,30 @@ def diagnose(
     rules = [entry.rule for entry in running]
     found: dict[str, Finding] = {}
     skipped = list(profile.skipped)
-    if profile.stored is not None:
+    if not profile.measured and profile.stored is not None:
         unread = [rule.code for rule in rules if not rule.reads_stored()]
         if unread:
             reason = "a checkpoint alone does not tell; give the model with --model"
             skipped.append(Skipped(", ".join(unread), reason))
         running = [entry for entry in running if entry.rule.reads_stored()]
     for entry in running:
-        rule, shown = entry.rule, entry.shown(profile)
-        if rule.needs_data and profile.source is Source.SYNTHETIC:
-            skipped.append(Skipped(rule.code, "it needs data: the inputs and the loss are made up"))
-            continue
+        shown = entry.shown(profile)
         if shown is not profile:
             skipped.append(
-                Skipped(f"{rule.code} at {', '.join(entry.unseen)}", "the settings ignore it there")
+                Skipped(
+                    f"{entry.rule.code} at {', '.join(entry.unseen)}",
+                    "the settings ignore it there",
+                )
             )
-        if shown.stored is not None:
-            checked = rule.check_stored(shown.stored, entry.limits)
-        else:
-            checked = rule.check(shown, entry.limits)
-        match checked:
+        match _checked(entry, shown):
             case Finding() as finding:
-                found[rule.code] = finding
+                found[entry.rule.code] = finding
             case Skipped() as skip:
                 skipped.append(skip)
     items = [
         replace(
             found[rule.code],
-            cause=_cause(rule, found),
+            cause=_cause(rule, found, profile),
             remedies=tuple(remedy.name for remedy in registry.treating(rule.code)),
         )
         for rule in rules
@@ -83,11 +82,37 @@ def diagnose(
     )
 
 
-def _cause(rule: Rule[Any], found: Mapping[str, Finding]) -> str | None:
+def _checked(entry: Configured, shown: Profile) -> Finding | Skipped | None:
+    """What a rule says: of what was measured, else of what a checkpoint tells beside it."""
+    rule = entry.rule
+    if shown.stored is not None and not shown.measured:
+        return rule.check_stored(shown.stored, entry.limits)
+    measured: Finding | Skipped | None
+    if rule.needs_data and shown.source is Source.SYNTHETIC:
+        measured = Skipped(rule.code, "it needs data: the inputs and the loss are made up")
+    else:
+        measured = rule.check(shown, entry.limits)
+    if shown.stored is None or isinstance(measured, Finding) or not rule.reads_stored():
+        return measured
+    stored = rule.check_stored(shown.stored, entry.limits)
+    # What the weights tell shows better in a model that was run.
+    return stored if isinstance(stored, Finding) and _was_remembered(stored) else measured
+
+
+def _was_remembered(finding: Finding) -> bool:
+    """Whether it is an optimizer that tells."""
+    return any(each.source is Source.OPTIMIZER_STATE for each in finding.evidence.values())
+
+
+def _cause(rule: Rule[Any], found: Mapping[str, Finding], profile: Profile) -> str | None:
     """The most fundamental fault found that explains the rule's, and came before it."""
     shows = found[rule.code].since
     for code in rule.explained_by:
-        if code in found:
+        if code not in found or not rule.brought_about(found[code], profile):
+            continue
+        # What is remembered of the real data is of other steps than those on made-up inputs.
+        together = _was_remembered(found[code]) is _was_remembered(found[rule.code])
+        if together or not profile.measured:
             # Of two faults of the updates, one can be there as soon as the other.
             late = registry.rules()[code].acts_after_update and not rule.acts_after_update
             if found[code].since + late <= shows or rule.whole:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -16,11 +17,14 @@ from typing import Any
 from torch import nn
 
 from gradscope.checked import one_line
-from gradscope.errors import SubjectError
+from gradscope.checkpoints import open_checkpoint
+from gradscope.checkpoints.formats.folders import HuggingFaceReader
+from gradscope.errors import CheckpointError, SubjectError
 from gradscope.randomness import preserved_randomness
+from gradscope.records import Skipped
 from gradscope.subject import Subject, own_loss_step
 
-__all__ = ["is_model_folder", "load_folder"]
+__all__ = ["CannotBuild", "has_weights", "is_model_folder", "load_folder"]
 
 _CONFIG = "config.json"
 _WEIGHTS = (
@@ -29,7 +33,16 @@ _WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+_OPTIMIZER = "optim*.*"
 _KIND = "Hugging Face folder"
+
+
+class CannotBuild(SubjectError):
+    """Nothing is wrong with the folder, but its model cannot be built here; ``reason`` says why."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 def is_model_folder(path: str | Path) -> bool:
@@ -37,7 +50,12 @@ def is_model_folder(path: str | Path) -> bool:
     return (Path(path) / _CONFIG).is_file()
 
 
-def load_folder(folder: str | Path) -> Subject:
+def has_weights(path: str | Path) -> bool:
+    """Whether ``path`` is a model folder whose weights can be read without its model."""
+    return is_model_folder(path) and HuggingFaceReader().recognises(Path(path))
+
+
+def load_folder(folder: str | Path, *, with_weights: bool = True) -> Subject:
     """The model that a folder holds, without data.
 
     Its class is the first of ``architectures`` in the config, ``AutoModel`` without any. Weights
@@ -45,20 +63,21 @@ def load_folder(folder: str | Path) -> Subject:
     subject's ``kind`` says. Numbers have the type that the config names, else that of the weights.
     The loss is the one that the model computes by itself when its batches hold labels.
 
+    Args:
+        folder: with a ``config.json``.
+        with_weights: whether those in the folder are taken, or fresh ones in any case.
+
     Raises:
-        SubjectError: transformers is missing, or the folder cannot be read as what it is.
+        CannotBuild: transformers is missing, or does not have the model without running code.
+        SubjectError: the folder cannot be read as what it is.
     """
     folder = Path(folder)
     transformers = _transformers(folder)
-    _refuse_code_from_elsewhere(folder)
-    config = _read(
-        folder,
-        lambda: transformers.AutoConfig.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        ),
-    )
+    written = _written(folder)
+    _refuse_code_from_elsewhere(folder, written)
+    config = _config(transformers, folder, written)
     architecture = _architecture(transformers, folder, config)
-    if not any((folder / name).is_file() for name in _WEIGHTS):
+    if not with_weights or not any((folder / name).is_file() for name in _WEIGHTS):
         return _subject(
             folder, f"{_KIND}, fresh weights", lambda: _fresh(folder, architecture, config)
         )
@@ -89,40 +108,73 @@ def load_folder(folder: str | Path) -> Subject:
 
 
 def _subject(folder: Path, kind: str, build_model: Callable[[], nn.Module]) -> Subject:
-    return Subject(
+    subject = Subject(
         name=str(folder),
         build_model=build_model,
         build_data=None,
         step=own_loss_step(str(folder)),
         kind=kind,
     )
+    if not any(folder.glob(_OPTIMIZER)):
+        return subject
+    try:
+        checkpoint = open_checkpoint(folder)
+    except CheckpointError as error:
+        told = Skipped("the optimizer's state", str(error).rstrip("."))
+        return replace(subject, skipped=(told,))
+    return replace(subject, checkpoint=checkpoint if checkpoint.optimizers else None)
 
 
 def _transformers(folder: Path) -> ModuleType:
     try:
         import transformers
     except ImportError as error:
-        raise SubjectError(
+        raise CannotBuild(
             f"{folder} holds a model of Hugging Face's, and transformers cannot be imported "
-            f"({one_line(error)}); pip install transformers."
+            f"({one_line(error)}); pip install transformers.",
+            "transformers cannot be imported",
         ) from error
     return transformers
 
 
-def _refuse_code_from_elsewhere(folder: Path) -> None:
-    """A config can ask for kernels by the name of a repository, which would be downloaded."""
+def _written(folder: Path) -> dict[str, Any]:
+    """What the config says."""
     try:
         read = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise _unreadable(folder, error) from error
     if not isinstance(read, dict) or not all(isinstance(key, str) for key in read):
         raise SubjectError(f"{folder / _CONFIG} is not a JSON object; save the model again.")
-    for key, value in read.items():
+    return read
+
+
+def _refuse_code_from_elsewhere(folder: Path, written: dict[str, Any]) -> None:
+    """A config can ask for kernels by the name of a repository, which would be downloaded."""
+    for key, value in written.items():
         if key.endswith("_implementation") and isinstance(value, str) and "/" in value:
             raise SubjectError(
                 f"{folder / _CONFIG} asks for code from {value!r} ({key}), which is never "
                 "downloaded; take the entry out."
             )
+
+
+def _config(transformers: ModuleType, folder: Path, written: dict[str, Any]) -> Any:
+    """The config as transformers' class for that kind of model has it."""
+    try:
+        return _read(
+            folder,
+            lambda: transformers.AutoConfig.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            ),
+        )
+    except SubjectError as error:
+        kind = written.get("model_type")
+        if isinstance(kind, str) and kind in transformers.CONFIG_MAPPING:
+            raise
+        what = f"the kind of model {kind!r:.100}" if kind else "a model of no kind that it names"
+        code = "; its own code lies in the folder, and is not run" if "auto_map" in written else ""
+        reason = f"transformers {metadata.version('transformers')} does not have {what}{code}"
+        raise CannotBuild(str(error), reason) from error
 
 
 def _architecture(transformers: ModuleType, folder: Path, config: Any) -> Any:
@@ -132,10 +184,11 @@ def _architecture(transformers: ModuleType, folder: Path, config: Any) -> Any:
         return transformers.AutoModel
     found = getattr(transformers, str(named[0]), None)
     if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
-        raise SubjectError(
-            f"{folder} holds a {named[0]}, which transformers "
-            f"{metadata.version('transformers')} does not have, and code that comes with a model "
-            "is never run; build the model in a subject file."
+        version = metadata.version("transformers")
+        raise CannotBuild(
+            f"{folder} holds a {named[0]}, which transformers {version} does not have, and code "
+            "that comes with a model is never run; build the model in a subject file.",
+            f"transformers {version} has no {named[0]!s:.100}",
         )
     return found
 

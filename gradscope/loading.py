@@ -16,10 +16,14 @@ from torch import nn
 
 from gradscope.checked import call, one_line
 from gradscope.errors import SubjectError
+from gradscope.exported import is_program, load_program
 from gradscope.huggingface import is_model_folder, load_folder
 from gradscope.subject import Subject, own_loss_step, step_from_loss
 
-__all__ = ["is_checkpoint", "load_callable", "load_subject"]
+__all__ = ["is_checkpoint", "load_callable", "load_model", "load_subject"]
+
+_SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".pt2"}
+"""By which a file that does not exist is known to be meant as a checkpoint."""
 
 _CONTRACT = "build_model(), build_data() and loss(output, batch), or step(model, batch)"
 
@@ -69,12 +73,30 @@ def load_subject(spec: str, model: str | None = None) -> Subject:
     )
 
 
+def load_model(spec: str) -> tuple[Subject, str]:
+    """What builds a model that a checkpoint is to be put into, and how messages name it.
+
+    Args:
+        spec: a subject file or module, with ``:name`` for another function than ``build_model``; a
+            Hugging Face folder, whose config builds the model; or a ``.pt2``, whose graph it is.
+
+    Raises:
+        CheckpointError: the ``.pt2`` would have to execute something.
+        SubjectError: what is named is missing, cannot be read, or lacks a function.
+    """
+    if is_model_folder(spec):
+        return load_folder(spec, with_weights=False), f"the model of {Path(spec) / 'config.json'}"
+    if is_program(spec):
+        return load_program(spec), f"the graph of {spec}"
+    return load_subject(spec), spec if _has_name(spec) else f"{spec}:build_model"
+
+
 def is_checkpoint(spec: str) -> bool:
     """Whether a target is a file or folder of saved weights, and no Python and no model folder."""
     path = Path(spec)
-    return (path.is_file() and path.suffix != ".py") or (
-        path.is_dir() and not is_model_folder(spec)
-    )
+    if spec and path.is_dir():
+        return not is_model_folder(spec)
+    return (path.is_file() and path.suffix != ".py") or path.suffix in _SUFFIXES
 
 
 def load_callable(spec: str, default: str) -> Callable[..., Any]:

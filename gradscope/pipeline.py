@@ -6,7 +6,7 @@ import math
 import platform
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from torch import nn
 from gradscope import registry
 from gradscope.batches import described
 from gradscope.checkpoints import open_checkpoint
-from gradscope.checkpoints.cold import cold_profile
+from gradscope.checkpoints.cold import cold_profile, read_stored
 from gradscope.config import Settings
 from gradscope.configured import rules_to_run
 from gradscope.diagnose import diagnose
@@ -263,10 +263,16 @@ def _examine(
         seed=seed,
         synthetic=observed.synthetic,
     )
-    skipped: tuple[Skipped, ...] = ()
+    skipped = subject.skipped
     if observed.synthetic:
-        shapes = described(next(iter(batches)))
-        skipped = (Skipped("data", f"none was given; inputs of {shapes} were made up"),)
+        if all(each.what != "data" for each in skipped):
+            shapes = described(next(iter(batches)))
+            made_up = Skipped("data", f"none was given; inputs of {shapes} were made up")
+            skipped = (made_up, *skipped)
+        if subject.checkpoint is not None:
+            # The optimizer saw real data; that is worth more than inputs that were made up.
+            stored = read_stored(subject.checkpoint, progress)
+            profile = replace(profile, stored=stored)
     findings = diagnose(profile, select=codes, settings=settings)
     return _Examination(subject, model, findings, settings, skipped)
 

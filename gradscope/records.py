@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from gradscope.severity import Severity
 from gradscope.stored import Stored
+from gradscope.trajectory import Snapshot
 
 __all__ = [
     "DO_NOTHING",
@@ -72,18 +74,6 @@ class Source(StrEnum):
     OPTIMIZER_STATE = "optimizer-state"
     WEIGHTS = "weights"
     SYNTHETIC = "synthetic"
-
-
-class Severity(StrEnum):
-    """How bad a finding is; ``rank`` orders them, worst first."""
-
-    ERROR = "error"
-    WARNING = "warning"
-    INFO = "info"
-
-    @property
-    def rank(self) -> int:
-        return list(Severity).index(self)
 
 
 class Role(StrEnum):
@@ -424,7 +414,8 @@ class Profile:
         clipping: per step, the gradient's norm that the optimizer's update was made from over the
             norm before hooks of the optimizer changed it; empty where no optimizer was given.
         modes: None where it was skipped.
-        stored: what a checkpoint told, where nothing was run; all that is measured is empty then.
+        stored: what a checkpoint told; where nothing was run, all that is measured is empty.
+        trajectory: of a run's checkpoints, of which this is the newest, in the order of training.
     """
 
     source: Source
@@ -447,10 +438,16 @@ class Profile:
     clipping: tuple[float, ...] = ()
     modes: ModeLosses | None = None
     stored: Stored | None = None
+    trajectory: tuple[Snapshot, ...] = ()
 
     @property
     def steps(self) -> int:
         return len(self.losses)
+
+    @property
+    def measured(self) -> bool:
+        """Whether the model was run, and not only read."""
+        return self.steps > 0
 
     @property
     def activations(self) -> tuple[SiteProfile, ...]:

@@ -14,6 +14,7 @@ from functools import cached_property
 __all__ = [
     "BatchNormEvidence",
     "GradientEvidence",
+    "LayerOrder",
     "Stored",
     "StoredRole",
     "StoredWeight",
@@ -27,15 +28,13 @@ class TensorStatistics:
 
     Attributes:
         elements: how many; the parts of complex numbers count as two.
-        rms, mean, std: of the finite elements; NaN where there are none.
-        peak: largest finite magnitude; 0 where there is none.
+        rms: of the finite elements; NaN where there are none.
         nonfinite: how many elements are NaN or infinite.
         first_nonfinite: index of the first of them; None where all are finite.
         rows: the extent of dimension 0; 0 for fewer than two dimensions, and what follows then
             is 0 or None.
         zero_rows: share of rows that are all zero.
         duplicate_rows: share of rows that are finite, not all zero, and equal another row.
-        row_spread: standard deviation of the finite rows' norms over their mean (dimensionless).
         effective_rank: exponential of the entropy of the singular values' shares (Roy, Vetterli
             2007) over the largest that it could be, of at most 64 by 1024 evenly spaced rows and
             columns; independent random elements give about 0.97. None where one of these is not
@@ -44,15 +43,11 @@ class TensorStatistics:
 
     elements: int
     rms: float
-    mean: float
-    std: float
-    peak: float
     nonfinite: int
     first_nonfinite: tuple[int, ...] | None
     rows: int = 0
     zero_rows: float = 0.0
     duplicate_rows: float = 0.0
-    row_spread: float = 0.0
     effective_rank: float | None = None
 
 
@@ -69,6 +64,18 @@ class StoredRole(StrEnum):
     BIAS = "bias"
     SCALE = "scale"
     BUFFER = "buffer"
+
+
+class LayerOrder(StrEnum):
+    """Where the order of a checkpoint's layers comes from.
+
+    The file keeps that in which the model was built; or it does not, and an optimizer that has all
+    parameters tells it; or nothing does, and it is guessed from names and numbers.
+    """
+
+    MODEL = "model"
+    OPTIMIZER = "optimizer"
+    NAMES = "names"
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,9 +212,10 @@ class Stored:
         step: how many optimizer steps had been made; None where the file does not tell.
         optimizers: class names of the optimizers whose state is in it.
         matching: how their states were told by parameter, one sentence each.
-        weights: in the order in which they are stored, which is mostly that of the model.
+        weights: in the model's order as far as it is known.
         gradients: of each parameter that an optimizer holds, in that order.
         normalisations: of each batch normalisation.
+        order: where that of the weights comes from.
     """
 
     form: str
@@ -217,6 +225,7 @@ class Stored:
     weights: tuple[StoredWeight, ...]
     gradients: tuple[GradientEvidence, ...]
     normalisations: tuple[BatchNormEvidence, ...]
+    order: LayerOrder = LayerOrder.MODEL
 
     @property
     def layers(self) -> tuple[StoredWeight, ...]:
@@ -252,22 +261,6 @@ class Stored:
             if each.role in (StoredRole.WEIGHT, StoredRole.EMBEDDING, StoredRole.SCALE):
                 follows = each.role
         return frozenset(found)
-
-    def inactive_units(self, layer: StoredWeight) -> float | None:
-        """Share of a layer's units that get no gradient; None where nothing tells.
-
-        A weight also gets none where the layer's input is zero, its bias does then: of the two the
-        smaller share counts.
-        """
-        module, dot, _ = layer.name.rpartition(".")
-        names = (layer.name, f"{module}{dot}bias")
-        told = [
-            each.inactive_rows
-            for each in map(self.gradient, names)
-            if each is not None and each.shape[:1] == layer.shape[:1]
-        ]
-        known = [share for share in told if share is not None]
-        return min(known) if known else None
 
     def without(self, hides: Callable[[str], bool]) -> Stored:
         """The same without parameters and modules of certain names; itself where it has none."""

@@ -25,7 +25,9 @@ from torch import Tensor, nn
 
 from gradscope.batches import Batch, call_model, data_on, own_loss
 from gradscope.checked import BuildOptimizer, call, one_line
+from gradscope.checkpoints.checkpoint import Checkpoint
 from gradscope.errors import ModelError, SubjectError, UsageError
+from gradscope.records import Skipped
 
 __all__ = ["Subject", "own_loss_step", "step_from_loss"]
 
@@ -45,7 +47,11 @@ class Subject:
         synthetic: whether the batches are made up.
         higher_is_better: direction of that first number; None to tell it from its name.
         live: the user's own model that is copied, to be left as it is; or None.
-        kind: ``subject file``, ``model factory``, ``live model`` or ``Hugging Face folder``.
+        kind: ``subject file``, ``model factory``, ``live model``, ``Hugging Face folder``, or
+            what a checkpoint is and whose models it is put into.
+        checkpoint: what else is known of the model's training; it is looked at where batches are
+            made up, which tell less.
+        skipped: what was left out when the subject was put together, and why.
     """
 
     name: str
@@ -58,6 +64,8 @@ class Subject:
     higher_is_better: bool | None = None
     live: nn.Module | None = None
     kind: str = "subject file"
+    checkpoint: Checkpoint | None = None
+    skipped: tuple[Skipped, ...] = ()
 
     @classmethod
     def of(

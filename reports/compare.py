@@ -16,6 +16,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 
+from gradscope.inactive import inactive_units
 from gradscope.records import Finding, Measure, Profile, Report, Skipped
 from gradscope.reports.side_by_side import (
     COMPARISON_SCHEMA_VERSION,
@@ -74,7 +75,7 @@ def _side(report: Report, name: str, left_out: Collection[str]) -> Side:
     profile = report.profile
     steps, source = None, None
     if profile is not None:
-        steps = profile.steps if profile.stored is None else profile.stored.step
+        steps = profile.steps if profile.measured or profile.stored is None else profile.stored.step
         source = profile.source
     return Side(
         name=name,
@@ -168,16 +169,16 @@ def _parameters(a: Profile | None, b: Profile | None) -> Parameters | None:
 def _shapes(profile: Profile | None) -> dict[str, tuple[int, ...]]:
     if profile is None:
         return {}
-    if profile.stored is None:
+    if profile.measured or profile.stored is None:
         return {each.name: each.shape for each in profile.parameters}
     weights = profile.stored.weights
     return {each.name: each.shape for each in weights if each.role is not StoredRole.BUFFER}
 
 
 def _picture(a: Profile | None, b: Profile | None) -> Picture | None:
-    if a is None or b is None or (a.stored is None) is not (b.stored is None):
+    if a is None or b is None or a.measured is not b.measured:
         return None
-    kind = PictureKind.MEASURED if a.stored is None else PictureKind.STORED
+    kind = PictureKind.MEASURED if a.measured else PictureKind.STORED
     before, after = _readings(a), _readings(b)
     if not before or not after:
         return None
@@ -188,7 +189,7 @@ def _picture(a: Profile | None, b: Profile | None) -> Picture | None:
 
 
 def _readings(profile: Profile) -> dict[str, Reading]:
-    if profile.stored is not None:
+    if profile.stored is not None and not profile.measured:
         return _stored_readings(profile.stored)
     return {
         site.name: Reading(
@@ -201,13 +202,13 @@ def _readings(profile: Profile) -> dict[str, Reading]:
 
 
 def _stored_readings(stored: Stored) -> dict[str, Reading]:
-    found = {}
+    found, idle = {}, inactive_units(stored)
     for layer in stored.layers:
         remembered = stored.gradient(layer.name)
         known = remembered is not None and bool(remembered.moment)
         found[layer.name] = Reading(
             gradient=remembered.gradient_rms if remembered is not None and known else None,
-            idle=stored.inactive_units(layer),
+            idle=idle.get(layer.name),
             scale=layer.statistics.rms * math.sqrt(layer.fan_in),
         )
     return found

@@ -12,6 +12,7 @@ because a parameter may also be a string and the two cannot be told apart.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from gradscope.errors import GradscopeError, PlanError, ReportError
 from gradscope.records import SCHEMA_VERSION, Origin, Plan, Report
-from gradscope.reports.wording import each_string
+from gradscope.reports.wording import each_string, visible
 
 if TYPE_CHECKING:
     from pydantic_core import CoreSchema, SchemaValidator
@@ -172,7 +173,18 @@ def _written(record: object) -> str:
     except PydanticSerializationError:
         # A file name that is not UTF-8 reaches Python as lone surrogates, which JSON cannot hold.
         written = to_json(each_string(record, _encodable), indent=2, inf_nan_mode="strings")
-    return written.decode() + "\n"
+    # What could steer a terminal that shows it is spelled out, beyond what JSON itself asks for.
+    return _BEYOND.sub(lambda found: _escaped(found[0]), written.decode()) + "\n"
+
+
+_BEYOND = re.compile(r"[^\n -~]")
+
+
+def _escaped(character: str) -> str:
+    if visible(character) == character:
+        return character
+    units = character.encode("utf-16-be").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
 
 
 def _encodable(text: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+from gradscope.inactive import inactive_units
 from gradscope.records import Profile
 from gradscope.reports.nodes import (
     Block,
@@ -33,11 +34,11 @@ _INACTIVE = 0.5
 
 
 def looked_at_stored(stored: Stored) -> str:
-    """One sentence: what was read."""
+    """What was read, as a sentence without a full stop."""
     step = "" if stored.step is None else f" after {count(stored.step, 'step')}"
     known = [kind for kind in dict.fromkeys(stored.optimizers) if kind]
     moments = f" and what {listed(known)} remembers{step}" if known else step
-    return f"Read {count(len(stored.weights), 'tensor')}{moments}; the model was not run."
+    return f"Read {count(len(stored.weights), 'tensor')}{moments}"
 
 
 def stored_layers(profile: Profile) -> tuple[Block, ...]:
@@ -69,7 +70,7 @@ def _chart(layers: Layers) -> Chart | None:
         title,
         f"{title} by layer, log scale: {number(points[0][1])} at the first, "
         f"{number(points[-1][1])} at the last.",
-        "layer, as stored",
+        "layer, in the model's order",
         (
             Line(
                 "stored",
@@ -95,14 +96,14 @@ def _table(stored: Stored, layers: Layers, remembered: bool) -> Table:
         ]
     columns.append(Column("scale", numeric=True))
     rows = []
-    shown = positions_shown(len(layers))
+    shown, inactive = positions_shown(len(layers)), inactive_units(stored)
     for at in shown:
         layer, found = layers[at]
         row = [Cell(str(at + 1), Tone.MUTED), Cell(layer.name)]
         if remembered:
             value = _gradient(found)
             bar = among(math.log10(value), low, high) if 0 < value < math.inf else 0.0
-            idle = stored.inactive_units(layer)
+            idle = inactive.get(layer.name)
             row += [
                 Cell(number(value), bar=bar),
                 Cell(

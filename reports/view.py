@@ -40,6 +40,7 @@ from gradscope.reports.nodes import (
 from gradscope.reports.proof import tried, verdict_numbers
 from gradscope.reports.signal import signal
 from gradscope.reports.stored import looked_at_stored, stored_layers
+from gradscope.reports.trajectory import looked_over, over_training
 from gradscope.reports.undone import undone
 from gradscope.reports.wording import (
     SEVERITY,
@@ -69,20 +70,16 @@ _PLAN_STATE = {
 }
 
 
-_PICTURE = {False: "Signal over depth", True: "Layer by layer"}
-
-
 def view(report: Report) -> Document:
     """The report as a tree of what to show; see :mod:`gradscope.reports.nodes`."""
     verdict = report.verdict
     sections = (
         Section("What is wrong and why", finding_cards(report.findings)),
+        Section("Over training", _over_training(report)),
         Section("What was tried", tried(verdict) if verdict else ()),
         Section("Verdict", _verdict(verdict, report.findings) if verdict else ()),
-        Section(
-            _PICTURE[report.profile is not None and report.profile.stored is not None],
-            _picture(report),
-        ),
+        Section("Signal over depth", _signal(report)),
+        Section("Layer by layer", _stored(report)),
         Section("Plan", _plan(report.plan, verdict)),
         Section("Skipped and refused", undone(report), folded=True),
         Section("Environment and target", (_environment(report),), folded=True),
@@ -161,14 +158,16 @@ def _looked_at(report: Report) -> str:
     profile = report.profile
     if profile is None:
         return "The model was not run."
-    if profile.stored is not None:
-        return looked_at_stored(profile.stored)
+    if not profile.measured and profile.stored is not None:
+        over = f"{looked_over(profile.trajectory)} " if profile.trajectory else ""
+        return f"{over}{looked_at_stored(profile.stored)}; the model was not run."
+    read = "" if profile.stored is None else f" {looked_at_stored(profile.stored)}."
     data = "made-up inputs" if profile.source is Source.SYNTHETIC else "its own data"
     return (
         f"Looked at {count(len(profile.sites), 'site')} and "
         f"{count(len(profile.parameters), 'parameter tensor')} over "
         f"{count(profile.steps, 'step')} with {count(profile.batch_size, 'sample')} each, "
-        f"on {data}."
+        f"on {data}.{read}"
     )
 
 
@@ -181,13 +180,23 @@ def _verdict(verdict: Verdict, findings: Sequence[Finding]) -> tuple[Block, ...]
     return verdict_numbers(verdict, {finding.code: finding.name for finding in findings})
 
 
-def _picture(report: Report) -> tuple[Block, ...]:
-    if report.profile is None:
+def _over_training(report: Report) -> tuple[Block, ...]:
+    trajectory = report.profile.trajectory if report.profile is not None else ()
+    return over_training(trajectory) if trajectory else ()
+
+
+def _signal(report: Report) -> tuple[Block, ...]:
+    profile = report.profile
+    if profile is None or not profile.measured:
         return ()
-    if report.profile.stored is not None:
-        blocks = stored_layers(report.profile)
-    else:
-        blocks = signal(report.profile, report.verdict.profile if report.verdict else None)
+    return _folded(signal(profile, report.verdict.profile if report.verdict else None), report)
+
+
+def _stored(report: Report) -> tuple[Block, ...]:
+    return _folded(() if report.profile is None else stored_layers(report.profile), report)
+
+
+def _folded(blocks: tuple[Block, ...], report: Report) -> tuple[Block, ...]:
     if blocks and not report.findings:
         return (Fold("The picture of a healthy model, for comparison", blocks),)
     return blocks

@@ -15,12 +15,34 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 COMMANDS = re.findall(r"^    (gradscope .*?)(?: +#.*)?$", README, flags=re.MULTILINE)
 
 
+# What a reader has: a training of that model, which saves as trainings do.
+TRAINING = """
+import os, torch
+from my_model import build_data, build_model, build_optimizer, loss
+
+torch.manual_seed(0)
+model = build_model()
+optimizer = build_optimizer(model.parameters())
+os.mkdir("checkpoints")
+for epoch in range(3):
+    for batch in build_data():
+        optimizer.zero_grad()
+        loss(model(batch[0]), batch).backward()
+        optimizer.step()
+    steps = 100 * (epoch + 1)
+    kept = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": steps}
+    torch.save(kept, f"checkpoints/step_{steps}.pt")
+torch.save(kept, "checkpoint.pt")
+"""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a reader has written the subject file of the README."""
     folder = tmp_path_factory.mktemp("readme")
     (subject,) = [block for block in BLOCKS if block.startswith("# my_model.py")]
     (folder / "my_model.py").write_text(subject, encoding="utf-8")
+    subprocess.run([sys.executable, "-c", TRAINING], cwd=folder, check=True, timeout=300)
     return folder
 
 

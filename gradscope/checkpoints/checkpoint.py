@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gradscope.records import Skipped
+from gradscope.stored import LayerOrder
 
 __all__ = ["Checkpoint", "OptimizerState", "StoredTensor"]
 
@@ -57,13 +58,13 @@ class Checkpoint:
     Attributes:
         name: as it was given.
         form: in words, such as ``sharded safetensors``.
-        weights: parameters and buffers by name, in the order in which they are stored, which is
-            mostly that of the model.
+        weights: parameters and buffers by name, in the model's order as far as it is known.
         aliases: names of tensors that share another one's memory, and that one's name; they are
             not in ``weights``.
         optimizers: none, one, or several.
         step: how many optimizer steps had been made, where the file tells.
         skipped: what is in it that was not read, and why.
+        order: where that of ``weights`` comes from.
     """
 
     name: str
@@ -73,3 +74,4 @@ class Checkpoint:
     optimizers: tuple[OptimizerState, ...] = ()
     step: int | None = None
     skipped: tuple[Skipped, ...] = ()
+    order: LayerOrder = LayerOrder.MODEL

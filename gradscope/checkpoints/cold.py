@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from gradscope.checkpoints.checkpoint import Checkpoint, StoredTensor
-from gradscope.checkpoints.evidence import batch_norm_evidence, gradient_evidence, is_table
-from gradscope.checkpoints.paging import looked_at
-from gradscope.checkpoints.statistics import tensor_statistics
-from gradscope.records import Profile, Source
-from gradscope.stored import Stored, StoredRole, StoredWeight
+from gradscope.checkpoints.evidence.gradients import (
+    batch_norm_evidence,
+    gradient_evidence,
+    is_table,
+)
+from gradscope.checkpoints.evidence.statistics import tensor_statistics
+from gradscope.checkpoints.storage.paging import looked_at
+from gradscope.records import Profile, Skipped, Source
+from gradscope.stored import LayerOrder, Stored, StoredRole, StoredWeight
 
 __all__ = ["cold_profile", "read_stored"]
 
@@ -40,6 +44,7 @@ def read_stored(checkpoint: Checkpoint, progress: Progress | None = None) -> Sto
         weights=tuple(weights),
         gradients=gradient_evidence(checkpoint),
         normalisations=batch_norm_evidence(checkpoint),
+        order=checkpoint.order,
     )
 
 
@@ -61,9 +66,19 @@ def cold_profile(checkpoint: Checkpoint, progress: Progress | None = None) -> Pr
         optimizer=" and ".join(dict.fromkeys(filter(None, stored.optimizers))) or None,
         epsilon=None,
         seed=0,
-        skipped=checkpoint.skipped,
+        skipped=(*checkpoint.skipped, *_not_known(checkpoint)),
         stored=stored,
     )
+
+
+def _not_known(checkpoint: Checkpoint) -> Iterator[Skipped]:
+    """What the file leaves open, where findings depend on it."""
+    if checkpoint.order is LayerOrder.NAMES:
+        yield Skipped("order of the layers", "is not in the file; it is guessed from their names")
+    for optimizer in checkpoint.optimizers:
+        if not optimizer.matching.startswith("all "):
+            what = f"parameters of {optimizer.kind}"
+            yield Skipped(what, f"were told by name for {optimizer.matching}")
 
 
 def _role(name: str, stored: StoredTensor, checkpoint: Checkpoint) -> StoredRole:

@@ -4,32 +4,32 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from gradscope.checkpoints.appearance import appearance
 from gradscope.checkpoints.checkpoint import Checkpoint
-from gradscope.checkpoints.distributed import DistributedReader
-from gradscope.checkpoints.exported_program import ExportedProgramReader
-from gradscope.checkpoints.folders import (
+from gradscope.checkpoints.formats.distributed import DistributedReader, is_part
+from gradscope.checkpoints.formats.exported_program import ExportedProgramReader
+from gradscope.checkpoints.formats.folders import (
     AccelerateReader,
     HuggingFaceReader,
     PlainFolderReader,
     weight_files,
 )
-from gradscope.checkpoints.pickled_module import PickledModuleReader
+from gradscope.checkpoints.formats.pickled_module import PickledModuleReader
+from gradscope.checkpoints.formats.safetensors import SafetensorsReader
+from gradscope.checkpoints.formats.sharded import ShardedReader
+from gradscope.checkpoints.formats.torch_legacy import TorchLegacyReader
+from gradscope.checkpoints.formats.torch_zip import TorchZipReader
+from gradscope.checkpoints.formats.torchscript import TorchScriptReader
 from gradscope.checkpoints.reader import Reader
-from gradscope.checkpoints.safetensors import SafetensorsReader
-from gradscope.checkpoints.sharded import ShardedReader
-from gradscope.checkpoints.torch_legacy import TorchLegacyReader
-from gradscope.checkpoints.torch_zip import TorchZipReader
-from gradscope.checkpoints.torchscript import TorchScriptReader
-from gradscope.checkpoints.zip_files import forget_directory
+from gradscope.checkpoints.storage.zip_files import forget_directory
 from gradscope.errors import CheckpointError
 
-__all__ = ["checkpoints_in", "open_checkpoint"]
+__all__ = ["checkpoints_in", "name_order", "named_step", "open_checkpoint"]
 
 _KNOWN_FOLDERS: Final[tuple[type[Reader], ...]] = (
     DistributedReader,
@@ -50,7 +50,18 @@ _FILES: Final[tuple[type[Reader], ...]] = (
 _STEP: Final = re.compile(r"(?:step|iter|iteration|update)s?[-_=]?(\d+)", re.IGNORECASE)
 _EPOCH: Final = re.compile(r"(?:epoch|ep)[-_=]?(\d+)", re.IGNORECASE)
 _NUMBER: Final = re.compile(r"(?<![\d.])(\d+)(?!\.?\d)")
+_DIGITS: Final = 18
+_NO_TIME: Final = re.compile(r"(?<![a-z])(best|ema|swa|init|initial)(?![a-z])", re.IGNORECASE)
+"""What names say of a checkpoint that is none of a certain time, or of the start."""
+_AT_END: Final = re.compile(r"(?<![a-z])(last|latest|final)(?![a-z])", re.IGNORECASE)
+_INNER: Final = ("checkpoints", "weights")
+"""Where trainers keep them: Lightning in the former, below a folder for each version of a run."""
 _LISTED: Final = 5
+
+_CUT_OFF: Final = (
+    "holds parts of a torch.distributed.checkpoint without its .metadata, which is written last: "
+    "saving was cut off, or the file was not copied; copy it, or give an earlier checkpoint"
+)
 
 
 def open_checkpoint(path: str | Path, *, trust_pickle: bool = False) -> Checkpoint:
@@ -75,6 +86,8 @@ def open_checkpoint(path: str | Path, *, trust_pickle: bool = False) -> Checkpoi
     if not is_folder and not is_file:
         what = "is neither a file nor a folder" if path.exists() else "does not exist"
         raise CheckpointError(f"{path} {what}; give the path of a checkpoint.")
+    if is_file and is_part(path.name):
+        raise CheckpointError(_of_part(path))
     with _undisturbed():
         for kind in _FOLDERS if is_folder else _FILES:
             reader = kind()
@@ -82,7 +95,10 @@ def open_checkpoint(path: str | Path, *, trust_pickle: bool = False) -> Checkpoi
                 return reader.read(path, trust_pickle)
     if is_file:
         raise CheckpointError(f"{path} {appearance(path)}.")
-    raise CheckpointError(_of_folder(path))
+    found = checkpoints_in(path)
+    if len(found) == 1 and found[0] != path:
+        return open_checkpoint(found[0], trust_pickle=trust_pickle)
+    raise CheckpointError(_of_folder(path, found))
 
 
 @contextmanager
@@ -104,8 +120,10 @@ def _undisturbed() -> Iterator[None]:
 def checkpoints_in(folder: str | Path) -> list[Path]:
     """The checkpoints that lie in a folder, in the order of their training.
 
-    They are ordered by the step in their names, else by the epoch, else by the last number; those
-    without a number come last, by name. A folder that is one checkpoint itself has itself alone.
+    They are ordered by their names, see :func:`name_order`. A folder that is one checkpoint itself
+    has itself alone, also where others lie in it: the folder that transformers' Trainer leaves
+    with a model at its top is that model. Where none lie in a folder itself, those in its folder
+    ``checkpoints`` or ``weights`` are meant.
 
     Raises:
         CheckpointError: the folder cannot be read.
@@ -114,27 +132,48 @@ def checkpoints_in(folder: str | Path) -> list[Path]:
     if any(kind().recognises(folder) for kind in _KNOWN_FOLDERS):
         return [folder]
     try:
-        inner = [entry for entry in folder.iterdir() if entry.is_dir()]
+        inner = [entry for entry in folder.iterdir() if entry.is_dir() and not entry.is_symlink()]
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be read: {error.strerror}.") from error
-    found = [
-        entry
-        for entry in inner
-        if not entry.is_symlink() and any(kind().recognises(entry) for kind in _FOLDERS)
-    ]
-    return sorted([*weight_files(folder), *found], key=_order)
+    found = [entry for entry in inner if any(kind().recognises(entry) for kind in _FOLDERS)]
+    found += weight_files(folder, by_name=True)
+    if found:
+        return sorted(found, key=name_order)
+    kept = [entry for entry in inner if entry.name in _INNER]
+    return [each for entry in kept[:1] for each in checkpoints_in(entry)]
 
 
-def _order(path: Path) -> tuple[bool, int, str]:
-    name = path.stem if path.is_file() else path.name
+def name_order(path: Path) -> tuple[int, int, str]:
+    """What sorts the checkpoints of a run: 0 to 3, a number in the name, the name.
+
+    First come those without a number whose names say that they are of no certain time, such as
+    ``best``; then numbered ones, by the step, else the epoch, else the last number in their names;
+    then others; and in the end those that are called ``last``, ``latest`` or ``final``.
+    """
+    name = path.name if path.is_dir() else path.stem
     for pattern in (_STEP, _EPOCH, _NUMBER):
         if numbers := pattern.findall(name):
-            return False, int(numbers[-1][:18]), path.name
-    return True, 0, path.name
+            return 1, int(numbers[-1][:_DIGITS]), path.name
+    if _NO_TIME.search(name):
+        return 0, 0, path.name
+    return 3 if _AT_END.search(name) else 2, 0, path.name
 
 
-def _of_folder(folder: Path) -> str:
-    found = checkpoints_in(folder)
+def named_step(path: Path) -> int | None:
+    """The step that a name tells, as ``epoch=3-step=90.ckpt`` does."""
+    numbers = _STEP.findall(path.name)
+    return int(numbers[-1][:_DIGITS]) if numbers else None
+
+
+def _of_part(path: Path) -> str:
+    if DistributedReader().recognises(path.parent):
+        return f"{path} is one part of a torch.distributed.checkpoint; give the folder it is in."
+    return f"{path.parent} {_CUT_OFF}."
+
+
+def _of_folder(folder: Path, found: Sequence[Path]) -> str:
+    if not found and any(is_part(entry.name) for entry in folder.iterdir()):
+        return f"{folder} {_CUT_OFF}."
     if not found:
         return f"{folder} holds no checkpoint that is known; give a file, or the folder it is in."
     told = ", ".join(repr(path.name) for path in found[:_LISTED])

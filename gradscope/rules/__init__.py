@@ -66,6 +66,13 @@ class Rule(ABC, Generic[L]):
         """The fault as found in a checkpoint that was read and not run; as ``check``."""
         raise NotImplementedError
 
+    def brought_about(self, cause: Finding, profile: Profile) -> bool:
+        """Whether a fault of ``explained_by`` is, where it was found, enough to explain this one.
+
+        Asked only if both were found; a rule that can tell from their places overrides it.
+        """
+        return True
+
     @abstractmethod
     def bad(self) -> Subject:
         """A small subject that has the fault, whatever the seed."""

@@ -29,7 +29,7 @@ from gradscope.rules.weight_scale import (
     scale,
     smallest_usual,
 )
-from gradscope.stored import Stored
+from gradscope.stored import Stored, StoredRole
 from gradscope.subject import Subject
 
 __all__ = ["BadInitScale", "Limits"]
@@ -97,6 +97,10 @@ class BadInitScale(Rule[Limits]):
     weight differ in length by more than random ones do, or the loss is below that of the best
     constant prediction.
 
+    In a checkpoint nothing shows what the signal suffers, nor whether the weights are fresh. There
+    the median over the hidden weights has to be far outside what initialisations and training
+    give, and models with any normalisation are left out.
+
     ## Why it is bad
     The factors of all layers multiply, forward and backward. Where they are above one, outputs and
     gradients explode, logits start out far from any sensible guess, and sigmoid, tanh and softmax
@@ -112,6 +116,8 @@ class BadInitScale(Rule[Limits]):
     Made-up inputs are not looked at: whether a model has been trained is told from its loss. Where
     the loss is computed without torch's loss functions, a model without normalisation layers
     counts as fresh, and weights that have grown in training may be taken for a start.
+    In a checkpoint, weights that decay has shrunk or a rate too large has blown up look as if they
+    had been drawn like that.
 
     ## References
     Glorot, Bengio 2010 (Understanding the difficulty of training deep feedforward neural
@@ -242,13 +248,14 @@ class BadInitScale(Rule[Limits]):
         return None
 
     def check_stored(self, stored: Stored, limits: Limits) -> Finding | Skipped | None:
+        if any(each.role is StoredRole.SCALE for each in stored.weights):
+            # Transformers' weights are small before the last LayerNorm, and none the worse for it.
+            return Skipped(self.code, "the model has normalisations, which undo any scale")
         scales = {
-            layer.name: layer.statistics.rms * math.sqrt(layer.fan_in)
-            for layer in stored.hidden
-            if layer.name not in stored.normalised
+            layer.name: layer.statistics.rms * math.sqrt(layer.fan_in) for layer in stored.hidden
         }
         if len(scales) < 2:
-            return Skipped(self.code, "fewer than two hidden layers without a normalisation")
+            return Skipped(self.code, "fewer than two hidden layers")
         middle = statistics.median(scales.values())
         if middle > limits.stored_large:
             bound, how = limits.stored_large, "above"
@@ -260,8 +267,7 @@ class BadInitScale(Rule[Limits]):
             Severity.WARNING,
             [name for name, value in scales.items() if (value > bound) == (how == "above")],
             f"RMS of a weight times the root of its fan-in is {middle:.2g}, in the median over "
-            f"{len(scales)} hidden layers without a normalisation: {how} {bound:g}, where 0.6 to "
-            "1.4 is usual at the start.",
+            f"{len(scales)} hidden layers: {how} {bound:g}; 0.6 to 1.4 is usual at the start.",
             {
                 "scale of a hidden weight, median": Measure(middle, bound, Source.WEIGHTS),
             },

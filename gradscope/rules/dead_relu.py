@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from scipy.stats import binomtest
 from torch import nn
 
+from gradscope.inactive import inactive_units
 from gradscope.records import Finding, Measure, Profile, Severity, SiteProfile, Skipped, Source
 from gradscope.rules import Rule, limit
 from gradscope.rules.subjects import perceptron, random_subject
@@ -31,7 +32,9 @@ class Limits:
         0.05, "probability", "convention: four dead units of four may be chance, five are not"
     )
     stored: float = limit(
-        0.5, "share of a weight's rows in a checkpoint", "decision 26: dead 59 %, healthy 23 %"
+        0.5,
+        "share of a weight's rows in a checkpoint",
+        "decision 26: dead 59 %, healthy 33 %",
     )
     observations: float = limit(2000, "samples times positions", "chosen: decision 19")
 
@@ -48,6 +51,11 @@ class DeadReLU(Rule[Limits]):
     above the limit at any one site, unless the coin alone is likely to do it (a gate of four
     units) and the samples still differ behind it.
 
+    In a checkpoint it counts the rows of each hidden weight whose gradient the optimizer does not
+    remember, bias included. Layers that the moments say nothing about are left out: before a layer
+    in which no unit is left, and behind weight decay or one huge gradient that hides the rest.
+    Without an optimizer, it counts channels that a BatchNorm's shift and scale keep below zero.
+
     ## Why it is bad
     Where a ReLU's input is negative its derivative is zero. A unit for which that holds on all
     samples gets no gradient, so nothing in training brings it back; a layer of dead units cuts
@@ -61,7 +69,8 @@ class DeadReLU(Rule[Limits]):
 
     ## When it is wrong
     Trained networks keep some units for rare inputs: show more data before you call them dead. A
-    pruned network has dead units by intent.
+    pruned network has dead units by intent. A checkpoint is late, and blind to units that are
+    always positive: see the measured cases in docs/experiments/cold-evidence.md.
 
     ## References
     Lu, Shin, Su, Karniadakis 2019 (Dying ReLU and initialization); Hu, Zhang, Ge (Handling
@@ -109,11 +118,9 @@ class DeadReLU(Rule[Limits]):
         )
 
     def check_stored(self, stored: Stored, limits: Limits) -> Finding | Skipped | None:
-        told = [
-            (each.name, each.shape[0], share)
-            for each in stored.hidden
-            if (share := stored.inactive_units(each)) is not None
-        ]
+        shares = inactive_units(stored)
+        units = {each.name: each.shape[0] for each in stored.layers}
+        told = [(name, units[name], share) for name, share in shares.items()]
         if told:
             what, source = "get no gradient of late, as dead ReLUs do", Source.OPTIMIZER_STATE
         else:
@@ -124,14 +131,13 @@ class DeadReLU(Rule[Limits]):
         faulty = [entry for entry in told if entry[2] > limits.stored]
         if not faulty:
             return None
-        # Of several alike the last: those before it may only be cut off by it.
-        name, units, share = max(reversed(faulty), key=lambda entry: entry[2])
+        name, number, share = max(reversed(faulty), key=lambda entry: entry[2])
         severe = share > limits.error
         bound = limits.error if severe else limits.stored
         return self.finding(
             Severity.ERROR if severe else Severity.WARNING,
             [entry[0] for entry in faulty],
-            f"{share:.0%} of the {units} units of {name} {what} (limit {bound:.0%}); "
+            f"{share:.0%} of the {number} units of {name} {what} (limit {bound:.0%}); "
             f"{len(faulty)} of {len(told)} layers are affected.",
             {"units without gradient, worst weight": Measure(share, bound, source)},
         )

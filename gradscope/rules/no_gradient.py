@@ -56,6 +56,9 @@ class NoGradient(Rule[Limits]):
     fewer axes than all that follows it. Such are a pooled summary that this task does not ask for,
     the last residual layer of a network that sums up its skips, and a fixed table of positions.
 
+    In a checkpoint it lists the parameters of which the optimizer remembers no gradient but zero at
+    every step they took part in, and fires where the next update would move no weight at all.
+
     ## Why it is bad
     They cannot learn: they stay as they were initialised, or shrink under weight decay. The usual
     reasons are a ``detach()``, ``no_grad``, ``.item()``, ``argmax`` or a step in numpy on the way
@@ -73,6 +76,8 @@ class NoGradient(Rule[Limits]):
     another task) are not counted. A parameter that a schedule wakes later is reported although it
     is meant so: freeze it until then. A part that is frozen by mistake cannot be told from one
     that is frozen by intent, and is not reported.
+    A checkpoint does not tell which parts did not run: an expert that no sample was routed to is
+    reported if the optimizer made steps with it.
 
     ## References
     PyTorch documentation, "Autograd mechanics".

@@ -30,6 +30,8 @@ class NonFinite(Rule[Limits]):
     step in the outputs in execution order, in the loss, and in the gradients from the loss back.
     What it finds first is where to look; everything behind it follows from it.
 
+    In a checkpoint it looks at the weights, and where these are finite, at the optimizer's moments.
+
     ## Why it is bad
     One such number makes every number that depends on it the same, within a step the whole model.
 

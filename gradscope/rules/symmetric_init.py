@@ -47,6 +47,9 @@ class SymmetricInit(Rule[Limits]):
     and branches that start at zero beside a trunk (LoRA, ReZero, zero-initialised residual
     branches) are left out.
 
+    In a checkpoint it counts rows of hidden weights that equal another one, and fires where most
+    do.
+
     ## Why it is bad
     Units that compute the same thing and get the same gradient stay copies of each other, so that a
     layer of a hundred such units is a layer of one. If all weights are zero, nothing but the last
@@ -60,6 +63,7 @@ class SymmetricInit(Rule[Limits]):
     Filters that are all set to the same kernel by intent and whose inputs differ (one for each
     channel) are left out; others, such as copies of an expert that a router keeps apart later, may
     be reported as parting slowly.
+    In a checkpoint, units that were copied or clustered by intent look the same.
 
     ## References
     Goodfellow, Bengio, Courville 2016 (Deep Learning), section 8.4; Chen, Goodfellow, Shlens 2016

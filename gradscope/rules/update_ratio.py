@@ -22,7 +22,7 @@ from gradscope.records import (
 from gradscope.rules import Rule, first_faulty, in_most_steps, limit
 from gradscope.rules.baseline import loss_over_constant
 from gradscope.rules.subjects import perceptron, random_subject
-from gradscope.stored import Stored
+from gradscope.stored import GradientEvidence, Stored
 from gradscope.subject import Subject
 
 __all__ = ["Limits", "UpdateRatio"]
@@ -59,6 +59,11 @@ class Limits:
     small_stored: float = limit(
         2e-5, "ratio, in a checkpoint", "decision 26: too small 1.6e-5, healthy from 7e-4"
     )
+    gone: float = limit(
+        1e-6,
+        "share of the gradient of any parameter, of a checkpoint's weights",
+        "chosen: beside biases that learn, weights without gradient are no matter of the rate",
+    )
     scheduled: float = limit(
         0.5, "share of the first learning rate", "below it a schedule has made updates small"
     )
@@ -88,6 +93,10 @@ class UpdateRatio(Rule[Limits]):
     small where no weight is moved by more than the lower limit at any step, nor any bias by much
     more. That limit is lower where the model predicts better than a constant: in fine-tuning small
     updates are normal.
+
+    In a checkpoint it takes the next update that the optimizer's moments and the stored learning
+    rate imply: too large in the median over all weights, or too small for every one of them though
+    a gradient arrives. A rate that a schedule has brought down is not held against the run.
 
     ## Why it is bad
     A gradient says where the loss falls for a small step. A step as large as the weights
@@ -183,9 +192,11 @@ class UpdateRatio(Rule[Limits]):
         middle, largest = statistics.median(ratios), max(ratios)
         rates = [each.learning_rate / each.initial_learning_rate for each in told]
         scheduled = not statistics.median(rates) >= limits.scheduled
+        felt = max(map(_of_late, told))
+        gone = felt < limits.gone * max(map(_of_late, stored.gradients))
         if middle > limits.large:
             value, bound, how = middle, limits.large, "a weight, in the median, by"
-        elif 0 < largest < limits.small_stored and not scheduled:
+        elif 0 < largest < limits.small_stored and not scheduled and not gone:
             value, bound, how = largest, limits.small_stored, "no weight by more than"
         else:
             return None
@@ -206,6 +217,12 @@ class UpdateRatio(Rule[Limits]):
 
     def good(self) -> Subject:
         return _trained_at(3e-3)
+
+
+def _of_late(moment: GradientEvidence) -> float:
+    """RMS of the gradient of the last steps; 0 where none is remembered."""
+    sizes = (moment.mean_gradient_rms, moment.gradient_rms)
+    return next((size for size in sizes if math.isfinite(size)), 0.0)
 
 
 def _learning(profile: Profile) -> list[ParameterProfile]:

@@ -187,6 +187,7 @@ def _headers() -> dict[str, Any]:
         "offsets that are fractions": _one(data_offsets=[0.0, 16.0]),
         "offsets that are truths": _one(data_offsets=[False, 16]),
         "an unknown dtype": _one(dtype="F33"),
+        "a dtype of terminal escapes": _one(dtype="\x1b[31m"),
         "a dtype that is a number": _one(dtype=32),
         "a dtype that is a list": _one(dtype=["F32"]),
         "no dtype": {"w": {"shape": [4], "data_offsets": [0, 16]}},

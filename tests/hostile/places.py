@@ -24,7 +24,8 @@ def places(corpus: Path) -> Iterator[tuple[str, bool, Write]]:
     outside = corpus / "outside"
     zipped(outside, around(state_dict(b"N")))
     (corpus / "outside-folder").mkdir(exist_ok=True)
-    zipped(corpus / "outside-folder" / "file", around(state_dict(b"N")))
+    for name in ("file", "a" * 64):
+        zipped(corpus / "outside-folder" / name, around(state_dict(b"N")))
     names: dict[str, object] = {
         "a path upwards": "../../outside",
         "an absolute path": str(outside),
@@ -83,6 +84,14 @@ def places(corpus: Path) -> Iterator[tuple[str, bool, Write]]:
         yield f"{file} of {form} is a link out", False, _linked(form, file, outside)
         yield f"{file} of {form} is a link to itself", False, _linked(form, file, Path(file))
         yield f"{file} of {form} is a link to a device", False, _linked(form, file, "/dev/zero")
+    for wrong, changed in {
+        "blobs that are a link": {"blobs": "../outside-folder"},
+        "a blob that is a link": {"blob": "../../../outside"},
+        "a link to another place of blobs": {"link": "../../../../outside"},
+        "a link to a blob of another name": {"name": "file"},
+        "a link through blobs": {"link": "../../blobs/../../../outside"},
+    }.items():
+        yield f"a cache of Hugging Face with {wrong}", False, partial(_cache, **changed)
     for wrong, told in {
         "no weight_map": {},
         "a weight_map that is a list": {"weight_map": []},
@@ -120,6 +129,25 @@ def _written(folder: Path, told: object) -> Path:
     (folder / "config.json").write_text("{}")
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps(told))
     return folder
+
+
+def _cache(
+    path: Path, blobs: str = "", blob: str = "", name: str = "a" * 64, link: str = ""
+) -> Path:
+    """Of huggingface_hub: a snapshot whose files are links to blobs; what is given is a lie."""
+    snapshot = path / "snapshots" / ("b" * 40)
+    snapshot.mkdir(parents=True)
+    if blobs:
+        (path / "blobs").symlink_to(f"../{blobs}")
+    else:
+        (path / "blobs").mkdir()
+        if blob:
+            (path / "blobs" / name).symlink_to(blob)
+        else:
+            zipped(path / "blobs" / name, around(state_dict(b"N")))
+    (snapshot / "config.json").write_text("{}")
+    (snapshot / "pytorch_model.bin").symlink_to(link or f"../../blobs/{name}")
+    return snapshot
 
 
 def _linked(form: str, file: str, to: Path | str) -> Write:

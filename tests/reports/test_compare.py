@@ -69,7 +69,7 @@ def with_findings(report: Report, *findings: Finding) -> Report:
 
 
 def layer(name: str, rms: float = 0.1) -> StoredWeight:
-    statistics = TensorStatistics(128, rms, 0.0, rms, 3 * rms, 0, None, rows=8)
+    statistics = TensorStatistics(128, rms, 0, None, rows=8)
     return StoredWeight(name, (8, 16), "float32", StoredRole.WEIGHT, statistics)
 
 

@@ -82,6 +82,22 @@ def test_lightning(opened: Any) -> None:
     assert all(told.reason == "holds no weights" for told in checkpoint.skipped)
 
 
+def test_what_a_lightning_module_calls_its_model_is_taken_off(opened: Any) -> None:
+    net, optimizer = trained()
+    state = {f"model.{name}": value for name, value in net.state_dict().items()}
+    beside = {"pytorch-lightning_version": "2.4.0", "optimizer_states": [optimizer.state_dict()]}
+    checkpoint = opened({**beside, "state_dict": state})
+    same_weights(checkpoint, net)
+    same_optimizer(checkpoint.optimizers[0], net, optimizer)
+    assert [(told.what, told.reason) for told in checkpoint.skipped] == [
+        ("prefix model.", "taken off the names: it is what a LightningModule puts there")
+    ]
+    # Not where it has more than that model, nor outside of Lightning.
+    more = opened({**beside, "state_dict": {**state, "loss.weight": torch.ones(2)}})
+    assert "model.out.weight" in more.weights
+    assert "model.out.weight" in opened({"state_dict": state}).weights
+
+
 def test_several_models(opened: Any) -> None:
     """As a GAN is saved."""
     net, optimizer = trained()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gradscope.checkpoints.checkpoint import Checkpoint, OptimizerState, StoredTensor
-from gradscope.checkpoints.evidence import (
+from gradscope.checkpoints.evidence.gradients import (
     batch_norm_evidence,
     first_over_last,
     gradient_evidence,

@@ -18,7 +18,7 @@ from torch._export.serde.serialize import serialize
 from torch.export import ExportedProgram
 
 from gradscope.checkpoints.checkpoint import Checkpoint
-from gradscope.checkpoints.exported_program import ExportedProgramReader
+from gradscope.checkpoints.formats.exported_program import ExportedProgramReader
 from gradscope.errors import CheckpointError
 
 READER = ExportedProgramReader()

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gradscope.checkpoints.exported_program_safety import is_safe_to_load
+from gradscope.checkpoints.formats.exported_program_safety import is_safe_to_load
 
 PROGRAM = "models/model.json"
 INPUTS = "data/sample_inputs/model.pt"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gradscope.checkpoints.inert_pickle import (
+from gradscope.checkpoints.pickles.inert_pickle import (
     Called,
     Global,
     NotInert,

@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gradscope.checkpoints import Checkpoint, open_checkpoint
+from gradscope.pipeline import scan_checkpoint
 from tests.gradscope.checkpoints.trained import Net, same_optimizer, same_slots, train, trained
 
 KINDS: dict[str, Callable[[Any], Optimizer]] = {
@@ -116,9 +117,11 @@ def test_states_of_eight_bits_are_skipped_by_name(tmp_path: Path) -> None:
     torch.save({"model": net.state_dict(), "optimizer": state}, tmp_path / "a")
     checkpoint = open_checkpoint(tmp_path / "a")
     assert not checkpoint.optimizers
-    assert checkpoint.skipped[0].reason == (
-        "is an 8-bit optimizer of bitsandbytes, whose quantised state is not read"
-    )
+    told = "is an 8-bit optimizer of bitsandbytes, whose quantised state is not read"
+    assert checkpoint.skipped[0].reason == told
+    report = scan_checkpoint(tmp_path / "a")
+    assert ("optimizer", told) in [(each.what, each.reason) for each in report.skipped]
+    assert report.profile.optimizer is None
 
 
 # --- Which parameter is which -----------------------------------------------------------------
@@ -221,13 +224,55 @@ def test_where_a_file_is_sorted_by_name_layers_are_told_by_number(tmp_path: Path
     safetensors.save_file(net.state_dict(), tmp_path / "model.safetensors")
     torch.save(optimizer.state_dict(), tmp_path / "optimizer.bin")
     (read,) = open_checkpoint(tmp_path).optimizers
-    matrices = {name for name, p in net.named_parameters() if p.ndim > 1}
+    assert read.matching == "all 69 by shape and the modules' names"
+    same_optimizer(read, net, optimizer)
+
+
+def test_where_a_file_is_sorted_and_parameters_are_frozen_numbers_tell(tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+
+    def without_embedding(net: nn.Module) -> Optimizer:
+        return torch.optim.AdamW([p for n, p in net.named_parameters() if "embedding" not in n])
+
+    net, optimizer = train(without_embedding, Blocks())
+    safetensors.save_file(net.state_dict(), tmp_path / "model.safetensors")
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.bin")
+    (read,) = open_checkpoint(tmp_path).optimizers
+    matrices = {name for name, p in net.named_parameters() if p.ndim > 1} - {"embedding.weight"}
     biases = {name for name, p in net.named_parameters() if p.shape in ((12,), (2,))}
     assert read.state.keys() == matrices | biases
-    assert read.matching.startswith("36 of 69 by shape and number")
+    assert read.matching.startswith("35 of 68 by shape and number")
     live = {name: optimizer.state[parameter] for name, parameter in net.named_parameters()}
     for name, slots in read.state.items():
         same_slots(slots, live[name])
+    reasons = {each.what: each.reason for each in scan_checkpoint(tmp_path).skipped}
+    assert reasons["parameters of AdamW"].startswith("were told by name for 35 of 68")
+
+
+def test_layers_that_could_be_swapped_are_left_out_where_a_file_is_sorted(tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    parts = {"query": (6, 6), "key": (6, 6), "out": (6, 4)}
+    net = nn.ModuleDict({name: nn.Linear(*shape) for name, shape in parts.items()})
+    optimizer = torch.optim.AdamW(net.parameters())
+    for parameter in net.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    safetensors.save_file(net.state_dict(), tmp_path / "model.safetensors")
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.bin")
+    (read,) = open_checkpoint(tmp_path).optimizers
+    assert read.state.keys() == {"out.weight", "out.bias"}
+    same_slots(read.state["out.bias"], optimizer.state[net.get_parameter("out.bias")])
+
+
+def test_optimizers_without_end_are_not_read(tmp_path: Path) -> None:
+    """A list that many share takes no room in the file."""
+    net, optimizer = train(lambda net: torch.optim.AdamW(net.parameters()))
+    state = optimizer.state_dict()
+    shared = [dict(state) for _ in range(1000)]
+    torch.save({"model": net.state_dict(), "optimizers": shared}, tmp_path / "a")
+    checkpoint = open_checkpoint(tmp_path / "a")
+    assert 1 < len(checkpoint.optimizers) < 20
+    assert checkpoint.skipped[0].reason == "is one of more optimizers than there are weights"
 
 
 def test_frozen_parameters_are_missing(tmp_path: Path) -> None:

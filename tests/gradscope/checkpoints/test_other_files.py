@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from gradscope.checkpoints import open_checkpoint
 from gradscope.errors import CheckpointError
@@ -76,6 +77,122 @@ def test_links_out_of_a_folder(tmp_path: Path, name: str) -> None:
         torch.save(trained()[0].state_dict(), folder / "pytorch_model.bin")
     (folder / name).symlink_to(tmp_path / "outside")
     assert f"names {name!r}, which is a link out of" in refusal(folder)
+
+
+BLOB = "0123456789abcdef" * 4
+REVISION = "f" * 40
+
+
+def hub(tmp_path: Path, to: str = f"../../blobs/{BLOB}", snapshots: str = "snapshots") -> Path:
+    """A snapshot as huggingface_hub keeps it; its weights are a link."""
+    blobs = tmp_path / "models--a--b" / "blobs"
+    snapshot = tmp_path / "models--a--b" / snapshots / REVISION
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    torch.save(trained()[0].state_dict(), blobs / BLOB)
+    torch.save({"secret.weight": torch.ones(2)}, tmp_path / BLOB)
+    (snapshot / "config.json").write_text("{}")
+    (snapshot / "pytorch_model.bin").symlink_to(to)
+    return snapshot
+
+
+def test_a_snapshot_in_the_cache_of_hugging_face(tmp_path: Path) -> None:
+    snapshot = hub(tmp_path)
+    blobs = tmp_path / "models--a--b" / "blobs"
+    torch.save(trained()[1].state_dict(), blobs / ("a" * 40))
+    (snapshot / "optimizer.pt").symlink_to(f"../../blobs/{'a' * 40}")
+    checkpoint = open_checkpoint(snapshot)
+    assert "body.0.weight" in checkpoint.weights
+    assert checkpoint.optimizers[0].kind == "AdamW"
+    link = tmp_path / "link"
+    link.symlink_to(snapshot)
+    assert open_checkpoint(link).weights.keys() == checkpoint.weights.keys()
+
+
+def test_shards_in_the_cache_of_hugging_face(tmp_path: Path) -> None:
+    snapshot = hub(tmp_path)
+    (snapshot / "pytorch_model.bin").rename(snapshot / "shard.bin")
+    places = dict.fromkeys(trained()[0].state_dict(), "shard.bin")
+    index = tmp_path / "models--a--b" / "blobs" / ("b" * 64)
+    index.write_text(json.dumps({"weight_map": places}))
+    (snapshot / "pytorch_model.bin.index.json").symlink_to(f"../../blobs/{'b' * 64}")
+    assert "body.0.weight" in open_checkpoint(snapshot).weights
+    assert "body.0.weight" in open_checkpoint(snapshot / "pytorch_model.bin.index.json").weights
+    # The index may not lead anywhere else, though it lies there itself.
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(places, f"../../blobs/{BLOB}")}))
+    assert "is not the plain name of a file beside it" in refusal(snapshot)
+
+
+@pytest.mark.parametrize(
+    "to",
+    [
+        f"../../../{BLOB}",
+        f"../../../models--a--b/blobs/{BLOB}",
+        f"../../blobs/../blobs/{BLOB}",
+        f"../../blobs/../../{BLOB}",
+        "{absolute}",
+        "../../blobs/weights",
+        "../../blobs/chain",
+        f"../../blobs/{'c' * 64}",
+        f"../../blobs/{BLOB[:8]}",
+    ],
+)
+def test_links_that_only_look_like_that_cache(tmp_path: Path, to: str) -> None:
+    absolute = tmp_path / "models--a--b" / "blobs" / BLOB
+    snapshot = hub(tmp_path, to.format(absolute=absolute))
+    for name in ("weights", BLOB[:8]):
+        absolute.with_name(name).write_bytes(absolute.read_bytes())
+    for name in ("chain", "c" * 64):
+        absolute.with_name(name).symlink_to(tmp_path / BLOB)
+    assert "names 'pytorch_model.bin', which is a link out of" in refusal(snapshot)
+    (snapshot / "config.json").unlink()
+    assert "secret.weight" not in refusal(snapshot)
+
+
+def test_a_cache_of_hugging_face_that_lies_elsewhere(tmp_path: Path) -> None:
+    """Blobs that are a link, or a folder of snapshots of another name."""
+    snapshot = hub(tmp_path / "one", snapshots="revisions")
+    assert "which is a link out of" in refusal(snapshot)
+    snapshot = hub(tmp_path / "two")
+    blobs = tmp_path / "two" / "models--a--b" / "blobs"
+    blobs.rename(tmp_path / "elsewhere")
+    blobs.symlink_to(tmp_path / "elsewhere")
+    assert "which is a link out of" in refusal(snapshot)
+
+
+def test_what_a_link_leads_to_is_not_even_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    outside = tmp_path / "outside"
+    torch.save({"w": torch.ones(2)}, outside)
+    (folder / "a.pt").symlink_to(outside)
+    (folder / "b").symlink_to(outside)
+    opened: list[Path] = []
+    real = Path.open
+
+    def watched(self: Path, *given: Any, **more: Any) -> Any:
+        opened.append(self.resolve())
+        return real(self, *given, **more)
+
+    monkeypatch.setattr(Path, "open", watched)
+    assert "names 'a.pt', which is a link out of" in refusal(folder)
+    assert outside.resolve() not in opened
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_a_distributed_checkpoint_that_was_cut_off(tmp_path: Path) -> None:
+    save(trained()[0].state_dict(), checkpoint_id=tmp_path / "a", no_dist=True)
+    (part,) = (tmp_path / "a").glob("*.distcp")
+    assert "is one part of a torch.distributed.checkpoint; give the folder" in refusal(part)
+    (tmp_path / "a" / ".metadata").unlink()
+    told = "without its .metadata, which is written last: saving was cut off"
+    assert told in refusal(tmp_path / "a")
+    assert told in refusal(part)
+    # Also where a part by itself could be read.
+    torch.save({"w.weight": torch.ones(2)}, part)
+    assert told in refusal(tmp_path / "a")
 
 
 def tar(path: Path) -> None:

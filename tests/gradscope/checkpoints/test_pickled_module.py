@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from gradscope.checkpoints.pickled_module import PickledModuleReader
+from gradscope.checkpoints.formats.pickled_module import PickledModuleReader
 from gradscope.errors import CheckpointError
 
 READER = PickledModuleReader()

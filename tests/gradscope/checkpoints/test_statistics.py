@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gradscope.checkpoints.statistics import chunks, tensor_statistics
+from gradscope.checkpoints.evidence.chunks import chunks
+from gradscope.checkpoints.evidence.statistics import tensor_statistics
 
 # One of each way through: short rows, rows cut into pieces, rows longer than a chunk, many chunks.
 SHAPES: list[tuple[int, ...]] = [
@@ -20,7 +21,7 @@ SHAPES: list[tuple[int, ...]] = [
     (64, 3, 7, 7),
     (700, 27),
     (3, 20000),
-    (3, 600000),
+    (2, 1100000),
     (513, 1025),
     (2000, 1),
 ]
@@ -41,14 +42,13 @@ def drawn(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, seed: int 
     return (values * (1000 if dtype == torch.int8 else 1)).to(dtype)
 
 
-def reference(tensor: Tensor) -> tuple[float, float, float]:
+def reference(tensor: Tensor) -> tuple[float, float]:
     """The same in float64, without any pieces."""
     rows = tensor.double().flatten(1).numpy() + 0.0
     zero = ~rows.any(axis=1)
     counts = Counter(row.tobytes() for row in rows)
     twins = np.array([counts[row.tobytes()] > 1 for row in rows]) & ~zero
-    lengths = np.linalg.norm(rows, axis=1)
-    return zero.mean(), twins.mean(), lengths.std() / lengths.mean()
+    return zero.mean(), twins.mean()
 
 
 @pytest.mark.parametrize("dtype", [*FLOATS, *BYTES], ids=str)
@@ -57,10 +57,9 @@ def test_the_numbers_are_those_of_float64(shape: tuple[int, ...], dtype: torch.d
     tensor = drawn(shape, dtype)
     found, exact = tensor_statistics(tensor), tensor.double()
     assert found.elements == tensor.numel()
-    assert found.rms == pytest.approx(float(exact.square().mean().sqrt()), rel=1e-5)
-    assert found.mean == pytest.approx(float(exact.mean()), rel=1e-4)
-    assert found.std == pytest.approx(float(exact.std(correction=0)), rel=1e-4)
-    assert found.peak == float(exact.abs().amax())
+    rounded = dtype == torch.bfloat16 and tensor.numel() >= 1 << 20
+    tolerance = 1e-4 if rounded else 1e-5
+    assert found.rms == pytest.approx(float(exact.square().mean().sqrt()), rel=tolerance)
     assert (found.nonfinite, found.first_nonfinite) == (0, None)
     assert found.rows == (shape[0] if len(shape) > 1 else 0)
 
@@ -72,11 +71,10 @@ def test_rows_are_counted_exactly(shape: tuple[int, ...], dtype: torch.dtype) ->
     codes = tensor.view(torch.uint8) if tensor.element_size() == 1 else tensor
     codes[-1] = codes[0]
     codes[1] = 0
-    zero, twins, spread = reference(tensor)
+    zero, twins = reference(tensor)
     found = tensor_statistics(tensor)
     assert found.zero_rows == pytest.approx(zero)
     assert found.duplicate_rows == pytest.approx(twins)
-    assert found.row_spread == pytest.approx(spread, abs=1e-5)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -104,6 +102,15 @@ def test_rows_of_the_same_numbers_in_another_order_are_not_equal() -> None:
     assert tensor_statistics(torch.eye(300)).duplicate_rows == 0.0
 
 
+def test_rows_of_the_same_length_and_beginning_are_not_equal() -> None:
+    tensor = torch.ones(50, 60)
+    for row, each in enumerate(tensor):
+        each[1 + row] = -1.0
+    assert tensor_statistics(tensor).duplicate_rows == 0.0
+    tensor[7] = tensor[8]
+    assert tensor_statistics(tensor).duplicate_rows == 2 / 50
+
+
 def test_zero_and_minus_zero_are_equal() -> None:
     tensor = torch.tensor([[0.0, 1.0], [-0.0, 1.0], [2.0, 3.0]])
     assert tensor_statistics(tensor).duplicate_rows == pytest.approx(2 / 3)
@@ -112,13 +119,11 @@ def test_zero_and_minus_zero_are_equal() -> None:
 def test_rows_that_are_all_alike() -> None:
     found = tensor_statistics(torch.full((500, 40), 0.05))
     assert found.duplicate_rows == 1.0
-    assert found.row_spread == pytest.approx(0.0, abs=1e-9)
-    assert found.std == pytest.approx(0.0, abs=1e-9)
 
 
 def test_zeros() -> None:
     found = tensor_statistics(torch.zeros(50, 40))
-    assert (found.rms, found.peak, found.zero_rows, found.duplicate_rows) == (0.0, 0.0, 1.0, 0.0)
+    assert (found.rms, found.zero_rows, found.duplicate_rows) == (0.0, 1.0, 0.0)
     assert found.effective_rank is None
 
 
@@ -128,15 +133,8 @@ def test_squares_that_do_not_fit_into_float32(scale: float) -> None:
     tensor[3], tensor[-1] = 0.0, tensor[5]
     found, exact = tensor_statistics(tensor), tensor.double()
     assert found.rms == pytest.approx(float(exact.square().mean().sqrt()), rel=1e-6)
-    assert found.std == pytest.approx(float(exact.std(correction=0)), rel=1e-6)
     assert (found.zero_rows, found.duplicate_rows) == (1 / 60, 2 / 60)
     assert found.nonfinite == 0
-
-
-def test_a_mean_far_larger_than_the_deviations() -> None:
-    tensor = 1.0 + drawn((100_000,), torch.float64) * 1e-4
-    found = tensor_statistics(tensor.float())
-    assert found.std == pytest.approx(float(tensor.float().double().std(correction=0)), rel=1e-4)
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
@@ -151,28 +149,26 @@ def test_nan_and_infinity_are_counted_and_left_out(dtype: torch.dtype) -> None:
     found = tensor_statistics(tensor)
     assert (found.nonfinite, found.first_nonfinite) == (3, (50, 1, 7))
     assert found.rms == pytest.approx(float(rest[keep].square().mean().sqrt()), rel=1e-5)
-    assert found.std == pytest.approx(float(rest[keep].std(correction=0)), rel=1e-4)
-    assert found.peak == float(rest[keep].abs().amax())
     assert found.duplicate_rows == 2 / 100
 
 
 def test_vectors_with_nan() -> None:
-    tensor = drawn((700_000,))
-    tensor[600_000] = tensor[650_000] = math.nan
+    tensor = drawn((1_200_000,))
+    tensor[600_000] = tensor[1_150_000] = math.nan
     found = tensor_statistics(tensor)
     assert (found.nonfinite, found.first_nonfinite) == (2, (600_000,))
     assert found.rms == pytest.approx(math.hypot(0.02, 0.01), rel=1e-2)
 
 
 def test_the_first_of_a_row_longer_than_a_chunk() -> None:
-    tensor = drawn((3, 600_000))
-    tensor[1, 500_000] = tensor[1, 9] = tensor[2, 0] = math.nan
+    tensor = drawn((3, 1_100_000))
+    tensor[1, 1_060_000] = tensor[1, 9] = tensor[2, 0] = math.nan
     assert tensor_statistics(tensor, rank=False).first_nonfinite == (1, 9)
 
 
 def test_nothing_finite_at_all() -> None:
     found = tensor_statistics(torch.full((4, 4), math.nan))
-    assert (found.nonfinite, found.peak, math.isnan(found.rms)) == (16, 0.0, True)
+    assert (found.nonfinite, math.isnan(found.rms)) == (16, True)
 
 
 @pytest.mark.parametrize(
@@ -192,13 +188,13 @@ def test_places_are_those_of_the_tensor_as_it_is_stored(
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0)])
 def test_empty_tensors(shape: tuple[int, ...]) -> None:
     found = tensor_statistics(torch.zeros(shape))
-    assert (found.elements, found.nonfinite, found.peak) == (0, 0, 0.0)
+    assert (found.elements, found.nonfinite) == (0, 0)
 
 
 @pytest.mark.parametrize("value", [torch.tensor(3.0), torch.tensor(True), torch.tensor(7)])
 def test_single_numbers(value: Tensor) -> None:
     found = tensor_statistics(value)
-    assert (found.elements, found.rms, found.std) == (1, float(value), 0.0)
+    assert (found.elements, found.rms) == (1, float(value))
 
 
 def test_any_layout() -> None:
@@ -208,7 +204,6 @@ def test_any_layout() -> None:
     turned = drawn((300, 70)).T
     found, plain = tensor_statistics(turned), tensor_statistics(turned.contiguous())
     assert found.rms == pytest.approx(plain.rms, rel=1e-6)
-    assert found.row_spread == pytest.approx(plain.row_spread, rel=1e-4)
     assert found.rows == plain.rows
 
 
@@ -239,9 +234,21 @@ def test_chunks_hold_every_element_once(shape: tuple[int, ...], dtype: torch.dty
     assert torch.equal(seen, rows.float())
 
 
-def test_nothing_is_written_to() -> None:
-    tensor = drawn((200, 300))
-    tensor[5, 5] = math.nan
-    before = tensor.clone()
-    tensor_statistics(tensor)
-    assert torch.equal(tensor.nan_to_num(), before.nan_to_num())
+@pytest.mark.parametrize("dtype", [*FLOATS, torch.int8], ids=str)
+@pytest.mark.parametrize("shape", [(9000,), (64, 256), (200, 300)], ids=str)
+@pytest.mark.parametrize("mean", [0.0, 10.0])
+def test_nothing_is_written_to(shape: tuple[int, ...], dtype: torch.dtype, mean: float) -> None:
+    tensor = (drawn(shape) + mean).to(dtype)
+    for value in (None, math.nan) if dtype.is_floating_point else (None,):
+        if value is not None:
+            tensor[5] = value
+        before = tensor.clone()
+        tensor_statistics(tensor)
+        assert torch.equal(tensor.nan_to_num(), before.nan_to_num())
+
+
+@pytest.mark.parametrize("count", [1, 5, 8192, 8193])
+def test_short_vectors_are_told_like_long_ones(count: int) -> None:
+    tensor = drawn((count,)) + 5.0
+    exact = float(tensor.double().square().mean().sqrt())
+    assert tensor_statistics(tensor).rms == pytest.approx(exact, rel=1e-6)

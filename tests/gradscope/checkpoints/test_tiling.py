@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from gradscope.checkpoints.tiling import Box, tiles
+from gradscope.checkpoints.storage.tiling import Box, tiles
 
 WHOLE = Box((0, 0), (4, 5))
 

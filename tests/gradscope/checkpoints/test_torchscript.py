@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gradscope.checkpoints.torchscript import TorchScriptReader
+from gradscope.checkpoints.formats.torchscript import TorchScriptReader
 from gradscope.errors import CheckpointError
 
 READER = TorchScriptReader()

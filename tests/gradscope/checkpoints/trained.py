@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gradscope.checkpoints import Checkpoint, OptimizerState, StoredTensor
+from gradscope.checkpoints import Checkpoint, OptimizerState, StoredTensor, open_checkpoint
 
 
 class Net(nn.Module):
@@ -48,6 +50,14 @@ def train(
 def trained() -> tuple[nn.Module, Optimizer]:
     """By AdamW, five steps; nobody changes it."""
     return train(lambda net: torch.optim.AdamW(net.parameters(), lr=0.01))
+
+
+def saved_by(net: nn.Module, optimizer: Optimizer) -> Checkpoint:
+    """What torch.save and reading it back make of both."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "a.pt"
+        torch.save({"model": net.state_dict(), "optimizer": optimizer.state_dict()}, path)
+        return open_checkpoint(path)
 
 
 def whole() -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""What tensors tell: numbers of weights, and of the gradients that optimizers remember."""

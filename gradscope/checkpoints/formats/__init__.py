@@ -1,0 +1,1 @@
+"""Readers, one per format, and the files that several of them share."""

@@ -1,0 +1,275 @@
+"""A run over its checkpoints: what was found when, and how gradients and weights went.
+
+The table of findings has one mark for each checkpoint, so that a terminal shows at a glance what a
+chart would; of many checkpoints several share a mark.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from gradscope.reports.nodes import (
+    Block,
+    Cell,
+    Chart,
+    ChartKind,
+    Column,
+    Figure,
+    Fold,
+    Line,
+    Table,
+    Tone,
+)
+from gradscope.reports.wording import SEVERITY, among, count, number, percent
+from gradscope.trajectory import History, Snapshot, histories, places
+
+__all__ = ["looked_over", "over_training"]
+
+_MARKS = 18
+"""Marks of a finding's line over time, at most: what fits 80 columns."""
+_FOUND, _NOT_FOUND, _UNTOLD = "━", "·", "?"
+_ROWS = 12
+"""Checkpoints listed, at most; more are thinned evenly, and all are in the JSON report."""
+_POINTS = 200
+"""Checkpoints drawn, at most."""
+_EXTREME = 1e300
+"""What is not between this and its inverse is not drawn: powers of ten around it overflow."""
+_BAR_DECADES = 3.0
+"""As in the signal picture: bars of a healthy model look alike."""
+_INACTIVE = 0.5
+"""Share of a layer's units from which it is shown as bad, as GS201 has it."""
+
+Value = Callable[[Snapshot], float]
+
+
+def looked_over(snapshots: Sequence[Snapshot]) -> str:
+    """One sentence: which checkpoints were read, and which of them is the newest."""
+    read = [each for each in snapshots if not each.unread]
+    left = len(snapshots) - len(read)
+    unread = f"; {left} more could not be" if left else ""
+    return (
+        f"Read {count(len(read), 'checkpoint')}{unread}. What was found is of the newest, "
+        f"{read[-1].name}."
+    )
+
+
+def over_training(snapshots: Sequence[Snapshot]) -> tuple[Block, ...]:
+    """The findings over time, and one figure: gradients, idle units, scale of the weights."""
+    found = histories(snapshots)
+    figure = _figure([each for each in snapshots if not each.unread])
+    if not found:
+        return (Fold("A run without findings, for comparison", (figure,)),)
+    return _findings(found, snapshots), figure
+
+
+def _findings(found: Sequence[History], snapshots: Sequence[Snapshot]) -> Table:
+    read = [index for index, each in enumerate(snapshots) if not each.unread]
+    newest = read[-1]
+    each_mark = math.ceil(len(snapshots) / _MARKS)
+    told_as = places(snapshots)
+    rows = tuple(
+        (
+            Cell(one.code, SEVERITY[one.severity].tone if one.seen[newest] else Tone.MUTED),
+            Cell(one.name),
+            Cell(told_as[one.first]),
+            Cell(_until(one, newest, told_as)),
+            Cell(f"{one.faulty:,} of {one.telling:,}"),
+            Cell("".join(_marks(one.seen, each_mark))),
+        )
+        for one in found
+    )
+    told = f"{_FOUND} found, {_NOT_FOUND} not found"
+    if any(None in one.seen for one in found):
+        told += f", {_UNTOLD} not told"
+    shared = f", {each_mark} checkpoints a mark" if each_mark > 1 else ""
+    return Table(
+        (
+            Column("code"),
+            Column("finding"),
+            Column("since"),
+            Column("until"),
+            Column("in"),
+            Column("over training", name=True),
+        ),
+        rows,
+        f"From the oldest checkpoint to the newest{shared}: {told}.",
+    )
+
+
+def _until(one: History, newest: int, told_as: Sequence[str]) -> str:
+    if one.seen[newest]:
+        return "now"
+    last = told_as[one.last]
+    return f"{last}, not told since" if one.lasts else last
+
+
+def _marks(seen: Sequence[bool | None], each_mark: int) -> list[str]:
+    parts = [seen[at : at + each_mark] for at in range(0, len(seen), each_mark)]
+    return [
+        _FOUND if any(part) else _UNTOLD if all(one is None for one in part) else _NOT_FOUND
+        for part in parts
+    ]
+
+
+# --- How gradients and weights went -----------------------------------------------------------
+
+
+def _figure(read: Sequence[Snapshot]) -> Figure:
+    dated = [each for each in read if each.step is not None]
+    # Some whose step nobody knows, such as the best so far, must not take the axis from the rest.
+    placed = dated if 2 * len(dated) > len(read) else read
+    drawn = [placed[at] for at in _thinned(len(placed), _POINTS)]
+    remembered = any(each.gradient_last >= 0 for each in read)
+    charts = [
+        chart
+        for chart in (_gradients(drawn), _inactive(drawn), None if remembered else _scales(drawn))
+        if chart is not None
+    ]
+    return Figure(tuple(charts), _table(read, remembered))
+
+
+def _table(read: Sequence[Snapshot], remembered: bool) -> Table:
+    told_as = places(read)
+    shown = [(told_as[at], read[at]) for at in _thinned(len(read), _ROWS)]
+    known = [
+        math.log10(value)
+        for each in read
+        for value in (each.gradient_first, each.gradient_last)
+        if _drawable(value)
+    ]
+    high = max(known, default=0.0)
+    low = min([*known, high - _BAR_DECADES])
+    columns = [Column("checkpoint")]
+    if remembered:
+        columns += [
+            Column("first layer", numeric=True),
+            Column("last layer", numeric=True),
+            Column("no gradient", numeric=True),
+            Column("next update", numeric=True, optional=True),
+        ]
+    columns += [Column("scale", numeric=True), Column("to", numeric=True)]
+    rows = []
+    for place, each in shown:
+        row = [Cell(place)]
+        if remembered:
+            value = each.gradient_first
+            bar = among(math.log10(value), low, high) if _drawable(value) else 0.0
+            row += [
+                Cell(_said(value), bar=bar),
+                Cell(_said(each.gradient_last)),
+                Cell(
+                    "–" if math.isnan(each.inactive) else percent(each.inactive),
+                    Tone.BAD if each.inactive > _INACTIVE else Tone.PLAIN,
+                ),
+                Cell(_said(each.update_ratio)),
+            ]
+        row += [Cell(_said(each.scale_low)), Cell(_said(each.scale_high))]
+        rows.append(tuple(row))
+    left = len(read) - len(shown)
+    gradients = (
+        "Gradient RMS of the first and the last layer, and the largest share of a layer's units "
+        "without a gradient, as the optimizer remembers them. "
+        if remembered
+        else ""
+    )
+    return Table(
+        tuple(columns),
+        tuple(rows),
+        f"{gradients}Scale: least and largest of the layers."
+        + (f" {count(left, 'checkpoint')} between these are in the JSON report." if left else ""),
+    )
+
+
+def _said(value: float) -> str:
+    return "–" if math.isnan(value) else number(value)
+
+
+def _gradients(drawn: Sequence[Snapshot]) -> Chart | None:
+    title = "Gradient of the weights (RMS, as the optimizer remembers it)"
+    return _chart(
+        drawn,
+        title,
+        {
+            "first layer": lambda each: each.gradient_first,
+            "last layer": lambda each: each.gradient_last,
+        },
+    )
+
+
+def _scales(drawn: Sequence[Snapshot]) -> Chart | None:
+    title = "Scale of the weights (RMS times the root of the fan-in)"
+    return _chart(
+        drawn,
+        title,
+        {
+            "least of the layers": lambda each: each.scale_low,
+            "largest": lambda each: each.scale_high,
+        },
+    )
+
+
+def _chart(drawn: Sequence[Snapshot], title: str, values: dict[str, Value]) -> Chart | None:
+    positions, x_title = _positions(drawn)
+    lines = []
+    for (name, value), tone in zip(values.items(), (Tone.PLAIN, Tone.MUTED), strict=True):
+        points = tuple(
+            (at, seen)
+            for at, each in zip(positions, drawn, strict=True)
+            if _drawable(seen := value(each))
+        )
+        missing = tuple(
+            at
+            for at, each in zip(positions, drawn, strict=True)
+            if not (_drawable(seen := value(each)) or math.isnan(seen))
+        )
+        if points:
+            lines.append(Line(name, tone, points, missing))
+    if not lines:
+        return None
+    ends = "; ".join(
+        f"{line.name} from {number(line.points[0][1])} to {number(line.points[-1][1])}"
+        for line in lines
+    )
+    summary = f"{title} over training, log scale: {ends}."
+    return Chart(ChartKind.LINES, title, summary, x_title, tuple(lines), logarithmic=True)
+
+
+def _inactive(drawn: Sequence[Snapshot]) -> Chart | None:
+    positions, x_title = _positions(drawn)
+    points = tuple(
+        (at, each.inactive)
+        for at, each in zip(positions, drawn, strict=True)
+        if not math.isnan(each.inactive)
+    )
+    if not points:
+        return None
+    title = "Units without a gradient (share, of the worst layer)"
+    return Chart(
+        ChartKind.LINES,
+        title,
+        f"{title} over training: from {percent(points[0][1])} to {percent(points[-1][1])}, "
+        f"{percent(max(share for _, share in points))} at most.",
+        x_title,
+        (Line("worst layer", Tone.BAD, points),),
+        percent=True,
+    )
+
+
+def _positions(drawn: Sequence[Snapshot]) -> tuple[list[float], str]:
+    """Where the checkpoints stand on the x axis, and what that is."""
+    steps = [each.step for each in drawn]
+    if None in steps or len(set(steps)) < len(steps):
+        return [float(at) for at in range(1, len(drawn) + 1)], "checkpoint, in order"
+    return [float(step) for step in steps if step is not None], "step"
+
+
+def _drawable(value: float) -> bool:
+    return 1 / _EXTREME < value < _EXTREME
+
+
+def _thinned(amount: int, most: int) -> list[int]:
+    """Of so many at most ``most``, evenly spaced, the first and the last among them."""
+    if amount <= most:
+        return list(range(amount))
+    return [round(at * (amount - 1) / (most - 1)) for at in range(most)]
