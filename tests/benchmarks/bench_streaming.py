@@ -7,7 +7,7 @@ through by processes of their own, in turn:
   ``tensor.sum()`` of every tensor, once. It gives no memory back, which is the fastest.
 - scan: ``gradscope.pipeline.scan_checkpoint``, with all rules.
 
-Both use one thread. Times are of the work alone, without starting Python and importing torch; peak
+Both use one thread. Times are of the work alone, without starting Python and its imports; peak
 memory is what the system says (VmHWM), with these, and with the pages of the file that are shown.
 The files have just been written and lie in the system's memory; with ``--from-disk`` there is one
 more round, before which they are put out of it. Rates are the bytes of the tensors over the median
@@ -43,6 +43,7 @@ os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS
 import torch
 from torch import Tensor
 
+from gradscope import registry
 from gradscope.pipeline import scan_checkpoint
 
 WIDTH, INNER, ENTRIES = 4096, 11008, 128256
@@ -187,6 +188,7 @@ WORK: dict[str, Callable[[Path], object]] = {"sum": summed, "scan": scan_checkpo
 
 def child(work: str, path: Path) -> None:
     torch.set_num_threads(1)
+    registry.rules()  # imports them
     begin, busy = time.perf_counter(), time.process_time()
     WORK[work](path)
     seconds, busy = time.perf_counter() - begin, time.process_time() - busy

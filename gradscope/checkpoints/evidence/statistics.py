@@ -35,9 +35,9 @@ _TINY, _HUGE = 2.0**-100, 2.0**100
 _RANK_ROWS, _RANK_COLUMNS = 64, 1024
 
 # What need not be converted need not stay in cache either; with fewer the calls are felt.
-_MANY, _STRETCH = 1 << 20, 1 << 22
+_MANY, _STRETCH = 1 << 20, 1 << 24
 
-# Rows that are alike are alike at each of so many places.
+# Rows that are alike begin alike; more of the beginning would be another read from memory.
 _PROBES = 4
 
 
@@ -146,8 +146,8 @@ def _duplicates(tensor: Tensor, sums: _Sums) -> int:
     """
     columns, flat = extents(tensor)[1], _as_rows(tensor)
     key = sums.squares.view(torch.int64)
-    for column in range(0, columns, -(-columns // _PROBES)):
-        key = key * _ODD + _bits(flat[:, column]).long()
+    for probe in _bits(flat[:, :_PROBES]).long().unbind(dim=1):
+        key = key * _ODD + probe
     index = _with_a_twin(key)
     index = index[(sums.squares[index] != 0) & ~sums.wrong[index]]
     if not len(index):
