@@ -25,7 +25,7 @@ from torch.utils import _pytree as pytree
 from gradscope.batches import Batch, described
 from gradscope.checked import one_line
 from gradscope.checkpoints.formats.exported_program import ExportedProgramReader
-from gradscope.checkpoints.formats.exported_program_safety import is_safe_to_load
+from gradscope.checkpoints.formats.exported_program_safety import why_unsafe
 from gradscope.errors import CheckpointError, ModelError
 from gradscope.inputs import made_up_step
 from gradscope.records import Skipped
@@ -62,7 +62,7 @@ def load_program(path: str | Path) -> Subject:
         CheckpointError: it would have to execute something, or cannot be loaded.
     """
     path = Path(path)
-    reason = is_safe_to_load(path)
+    reason = why_unsafe(path)
     if reason is not None:
         raise CheckpointError(
             f"{path} is not run, since torch.export.load may execute what is in it: {reason}. "

@@ -101,6 +101,11 @@ class StoredWeight:
         """Products that a unit adds up, if rows are units; 0 for fewer than two dimensions."""
         return math.prod(self.shape[1:]) if len(self.shape) > 1 else 0
 
+    @property
+    def scale(self) -> float:
+        """RMS times the root of the fan-in: the factor by which a layer multiplies a signal."""
+        return self.statistics.rms * math.sqrt(self.fan_in)
+
 
 @dataclass(frozen=True, slots=True)
 class GradientEvidence:
@@ -169,13 +174,6 @@ class GradientEvidence:
         if self.embedding or self.rows_are_units is False or self.nonfinite or not self.moment:
             return None
         return self.silent_rows + self.stopped_rows
-
-    @property
-    def update_ratio_unscheduled(self) -> float:
-        """The update at the learning rate before any schedule; NaN where that is not stored."""
-        if not self.learning_rate > 0:
-            return math.nan
-        return self.update_ratio * self.initial_learning_rate / self.learning_rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,17 +248,12 @@ class Stored:
     def _gradients(self) -> dict[str, GradientEvidence]:
         return {each.name: each for each in self.gradients}
 
-    @cached_property
-    def normalised(self) -> frozenset[str]:
-        """Names of layers behind which a scale, as normalisations have, is stored first."""
-        found = set()
-        follows = None
-        for each in reversed(self.weights):
-            if each.role is StoredRole.WEIGHT and follows is StoredRole.SCALE:
-                found.add(each.name)
-            if each.role in (StoredRole.WEIGHT, StoredRole.EMBEDDING, StoredRole.SCALE):
-                follows = each.role
-        return frozenset(found)
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of all but buffers, by name."""
+        return {
+            each.name: each.shape for each in self.weights if each.role is not StoredRole.BUFFER
+        }
 
     def without(self, hides: Callable[[str], bool]) -> Stored:
         """The same without parameters and modules of certain names; itself where it has none."""

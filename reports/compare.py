@@ -32,7 +32,7 @@ from gradscope.reports.side_by_side import (
 )
 from gradscope.reports.signal import sites_shown
 from gradscope.reports.wording import middle
-from gradscope.stored import Stored, StoredRole
+from gradscope.stored import Stored
 
 __all__ = ["compare"]
 
@@ -171,8 +171,7 @@ def _shapes(profile: Profile | None) -> dict[str, tuple[int, ...]]:
         return {}
     if profile.measured or profile.stored is None:
         return {each.name: each.shape for each in profile.parameters}
-    weights = profile.stored.weights
-    return {each.name: each.shape for each in weights if each.role is not StoredRole.BUFFER}
+    return profile.stored.shapes
 
 
 def _picture(a: Profile | None, b: Profile | None) -> Picture | None:
@@ -209,6 +208,6 @@ def _stored_readings(stored: Stored) -> dict[str, Reading]:
         found[layer.name] = Reading(
             gradient=remembered.gradient_rms if remembered is not None and known else None,
             idle=idle.get(layer.name),
-            scale=layer.statistics.rms * math.sqrt(layer.fan_in),
+            scale=layer.scale,
         )
     return found

@@ -112,7 +112,7 @@ def _table(stored: Stored, layers: Layers, remembered: bool) -> Table:
                 ),
                 Cell(number(math.nan if found is None else found.update_ratio)),
             ]
-        row.append(Cell(number(layer.statistics.rms * math.sqrt(layer.fan_in))))
+        row.append(Cell(number(layer.scale)))
         rows.append(tuple(row))
     left = len(layers) - len(shown)
     return Table(

@@ -1,12 +1,8 @@
 """Reads checkpoints of every common form, without the model's code and without running any."""
 
 from gradscope.checkpoints.checkpoint import Checkpoint, OptimizerState, StoredTensor
-from gradscope.checkpoints.finding import (
-    checkpoints_in,
-    name_order,
-    named_step,
-    open_checkpoint,
-)
+from gradscope.checkpoints.opening import checkpoints_in, open_checkpoint
+from gradscope.checkpoints.run_order import name_order, named_step
 
 __all__ = [
     "Checkpoint",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from gradscope.checkpoints.checkpoint import Checkpoint, StoredTensor
+from gradscope.checkpoints.contents.usual_names import is_buffer
 from gradscope.checkpoints.evidence.gradients import (
     batch_norm_evidence,
     gradient_evidence,
@@ -83,12 +84,11 @@ def _not_known(checkpoint: Checkpoint) -> Iterator[Skipped]:
 
 def _role(name: str, stored: StoredTensor, checkpoint: Checkpoint) -> StoredRole:
     module, _, last = name.rpartition(".")
-    if last in _STATISTICS or not stored.dtype.is_floating_point:
+    if is_buffer(name) or not stored.dtype.is_floating_point:
         return StoredRole.BUFFER
+    if last == "bias" or (len(stored.shape) < 2 and "bias" in last):
+        return StoredRole.BIAS
     if len(stored.shape) < 2:
-        return StoredRole.BIAS if "bias" in last else StoredRole.SCALE
+        return StoredRole.SCALE
     bias = checkpoint.weights.get(f"{module}.bias" if module else "bias")
     return StoredRole.EMBEDDING if is_table(name, stored.shape, bias) else StoredRole.WEIGHT
-
-
-_STATISTICS = frozenset({"running_mean", "running_var", "num_batches_tracked"})

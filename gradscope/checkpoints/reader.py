@@ -22,7 +22,9 @@ class Reader(ABC):
 
     @abstractmethod
     def recognises(self, path: Path) -> bool:
-        """Whether a file or folder is of this format, by what is in it and never by its name.
+        """Whether a file or folder is of this format.
+
+        A file is told by its content and never by its name, a folder by what lies in it.
 
         It reads little, executes nothing, and raises nothing: what is damaged beyond recognition
         is not recognised.

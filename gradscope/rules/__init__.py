@@ -63,7 +63,11 @@ class Rule(ABC, Generic[L]):
         """The fault as found in the profile; None where there is none; Skipped if unknowable."""
 
     def check_stored(self, stored: Stored, limits: L) -> Finding | Skipped | None:
-        """The fault as found in a checkpoint that was read and not run; as ``check``."""
+        """The fault as found in a checkpoint that was read and not run; as ``check``.
+
+        Evidence has ``Source.WEIGHTS`` or ``Source.OPTIMIZER_STATE``, and limits of its own; what
+        the checkpoint does not hold is Skipped. A rule without this is not asked.
+        """
         raise NotImplementedError
 
     def brought_about(self, cause: Finding, profile: Profile) -> bool:

@@ -251,9 +251,7 @@ class BadInitScale(Rule[Limits]):
         if any(each.role is StoredRole.SCALE for each in stored.weights):
             # Transformers' weights are small before the last LayerNorm, and none the worse for it.
             return Skipped(self.code, "the model has normalisations, which undo any scale")
-        scales = {
-            layer.name: layer.statistics.rms * math.sqrt(layer.fan_in) for layer in stored.hidden
-        }
+        scales = {layer.name: layer.scale for layer in stored.hidden}
         if len(scales) < 2:
             return Skipped(self.code, "fewer than two hidden layers")
         middle = statistics.median(scales.values())

@@ -15,7 +15,6 @@ from gradscope.errors import GradscopeError
 from gradscope.inactive import inactive_units
 from gradscope.pipeline import scan_checkpoint
 from gradscope.records import Report
-from gradscope.stored import Stored, StoredRole
 from gradscope.trajectory import Snapshot, SnapshotFinding
 from gradscope.verify import Progress
 
@@ -82,11 +81,7 @@ def _snapshot(task: Task, report: Report) -> Snapshot:
     gradients = [each.gradient_rms for each in evidence if each.gradient_rms >= 0]
     updates = [each.update_ratio for each in evidence if math.isfinite(each.update_ratio)]
     inactive = inactive_units(stored).values()
-    scales = [
-        scale
-        for layer in stored.layers
-        if math.isfinite(scale := layer.statistics.rms * math.sqrt(layer.fan_in))
-    ]
+    scales = [scale for layer in stored.layers if math.isfinite(scale := layer.scale)]
     skipped = {skip.what for skip in report.skipped}
     return Snapshot(
         name=task.name,
@@ -157,7 +152,7 @@ class Found:
             return
         self._keep({index: one.report})
         assert one.report.profile is not None and one.report.profile.stored is not None
-        self._compare((one.snapshot.name, _parameters(one.report.profile.stored)))
+        self._compare((one.snapshot.name, one.report.profile.stored.shapes))
 
     def merge(self, other: Found) -> None:
         """Takes in what another process has examined."""
@@ -182,10 +177,6 @@ class Found:
             self.model = model
         elif not self.differ and (what := _difference(self.model, model)):
             self.differ = what
-
-
-def _parameters(stored: Stored) -> dict[str, tuple[int, ...]]:
-    return {each.name: each.shape for each in stored.weights if each.role is not StoredRole.BUFFER}
 
 
 def _difference(

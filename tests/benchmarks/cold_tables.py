@@ -7,9 +7,10 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from gradscope import registry
 from gradscope.examples.experiments.results import Run, Table
 
-CODES = ("GS101", "GS103", "GS201", "GS301", "GS302", "GS303", "GS401")
+CODES = tuple(sorted(code for code, rule in registry.rules().items() if rule.reads_stored()))
 """Rules that read checkpoints."""
 
 BUILT = ("GS301", "GS302", "GS303")

@@ -18,12 +18,10 @@ import torch
 from torch import nn
 
 import gradscope
-from gradscope.checkpoints.evidence.gradients import first_over_last
 from gradscope.inactive import inactive_units
 from gradscope.pipeline import scan_checkpoint
 from gradscope.records import Finding, Profile, Role, Severity
-from gradscope.rules.signal import backward_sites, finite_median
-from gradscope.rules.signal import first_over_last as warm_first_over_last
+from gradscope.rules.signal import backward_sites, finite_median, first_over_last
 from gradscope.stored import Stored
 from tests.benchmarks.cold_tables import CODES
 from tests.benchmarks.cold_training import Case, Optimizer, saved, trained
@@ -43,7 +41,7 @@ def examined(case: Case) -> dict[str, Any]:
     stored = report.profile.stored
     still, findings = _warm(case, model, optimizer)
     sites = backward_sites(still)
-    ratio = finite_median(warm_first_over_last(sites)) if len(sites) > 1 else math.nan
+    ratio = finite_median(first_over_last(sites)) if len(sites) > 1 else math.nan
     dead = _dead_shares(still, stored)
     return {
         "network": case.name,
@@ -53,7 +51,7 @@ def examined(case: Case) -> dict[str, Any]:
         "cold": _codes(report.findings),
         "warm": _codes(findings),
         "dead": [[name, _rounded(cold), _rounded(warm)] for name, cold, warm in dead],
-        "ratio cold": _rounded(first_over_last(stored.gradients, biases=True)),
+        "ratio cold": _rounded(_first_bias_over_last(stored)),
         "ratio warm": _rounded(ratio),
         "messages": [f"{each.code}: {each.message}" for each in report.findings],
         "loss": _rounded(still.losses[0]),
@@ -101,3 +99,13 @@ def _dead_shares(profile: Profile, stored: Stored) -> list[tuple[str, float, flo
 def _rounded(value: float) -> float:
     """NaN for infinity, too, as files keep it."""
     return float(f"{value:.4g}") if math.isfinite(value) else math.nan
+
+
+def _first_bias_over_last(stored: Stored) -> float:
+    """Of the gradients that are remembered and not zero; NaN where there are not two."""
+    known = [
+        each.gradient_rms
+        for each in stored.gradients
+        if each.name.endswith("bias") and each.gradient_rms > 0
+    ]
+    return known[0] / known[-1] if len(known) > 1 else math.nan

@@ -107,6 +107,16 @@ def test_numbers_that_are_none(tmp_path: Path) -> None:
     assert finding.evidence["non-finite weights"].value == 2
 
 
+def test_masks_and_tables_of_angles_are_no_weights(tmp_path: Path) -> None:
+    net = network().apply(scaled(0.01))
+    attention = nn.Module()
+    attention.register_buffer("mask", torch.full((8, 8), -torch.inf).triu(1))
+    attention.register_buffer("bias", torch.ones(1, 1, 8, 8).tril())
+    attention.register_buffer("inv_freq", torch.ones(8))
+    net.add_module("attention", attention)
+    assert {each.code for each in scanned(tmp_path, net, None).findings} == {"GS303"}
+
+
 def test_moments_that_are_no_numbers(tmp_path: Path) -> None:
     net = network()
     optimizer = trained(net)

@@ -40,6 +40,8 @@ _BUFFERS: Final = {
             *("running_mean", "running_var", "num_batches_tracked"),
             *("inv_freq", "original_inv_freq", "masked_bias", "n_averaged"),
             *("position_ids", "relative_position_index"),
+            *("mask", "attn_mask", "attention_mask", "causal_mask", "tril"),
+            *("cos_cached", "sin_cached", "freqs_cis"),
         )
     )
 }

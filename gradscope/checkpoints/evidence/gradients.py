@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -37,7 +37,6 @@ from gradscope.stored import BatchNormEvidence, GradientEvidence
 
 __all__ = [
     "batch_norm_evidence",
-    "first_over_last",
     "gradient_evidence",
     "is_table",
 ]
@@ -71,22 +70,6 @@ def gradient_evidence(checkpoint: Checkpoint) -> tuple[GradientEvidence, ...]:
     ]
     place = {name: number for number, name in enumerate(checkpoint.weights)}
     return tuple(sorted(found, key=lambda record: place.get(record.name, len(place))))
-
-
-def first_over_last(evidence: Iterable[GradientEvidence], *, biases: bool = False) -> float:
-    """Gradient RMS of the first weight over that of the last; NaN where there are not two.
-
-    Weights have two dimensions or more; tables that are looked up are left out. A weight's gradient
-    is the product of the backward signal and the layer's input, so that inputs that die on their
-    way forward hide what dies on its way back; that of biases is the backward signal alone.
-    """
-    chosen = [
-        each
-        for each in evidence
-        if (each.name.endswith("bias") if biases else len(each.shape) > 1 and not each.embedding)
-    ]
-    known = [each.gradient_rms for each in chosen if each.gradient_rms > 0]
-    return known[0] / known[-1] if len(known) > 1 else math.nan
 
 
 def batch_norm_evidence(checkpoint: Checkpoint) -> tuple[BatchNormEvidence, ...]:
@@ -267,7 +250,7 @@ def _root_elements(shape: tuple[int, ...]) -> float:
 
 def _factored(state: Mapping[str, StoredTensor]) -> StoredTensor | None:
     """Adafactor's mean squares of rows, or of all elements of a vector."""
-    for key in ("row_var", "exp_avg_sq_row", "variance"):
+    for key in ("row_var", "variance"):
         if key in state:
             return state[key]
     return None

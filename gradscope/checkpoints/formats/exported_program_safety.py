@@ -22,7 +22,7 @@ import torch
 from gradscope.checkpoints.pickles.inert_pickle import Global, NotInert, read_inert
 from gradscope.checkpoints.pickles.known_names import DTYPES, STORAGES
 
-__all__ = ["is_safe_to_load"]
+__all__ = ["why_unsafe"]
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.]*")
 _EXPRESSION: Final = re.compile(
@@ -54,7 +54,7 @@ _PICKLED: Final = frozenset(
 )
 
 
-def is_safe_to_load(path: Path) -> str | None:
+def why_unsafe(path: Path) -> str | None:
     """Why ``torch.export.load`` may run code of a file; None if it does not.
 
     It looks at the bytes that torch's own reader finds, and knows the layout of torch 2.9 to 2.13.

@@ -12,7 +12,7 @@ from typing import Any, Final
 from gradscope.checkpoints.checkpoint import Checkpoint
 from gradscope.checkpoints.contents.checkpoint_of import checkpoint_of
 from gradscope.checkpoints.formats.distributed import is_part
-from gradscope.checkpoints.formats.sharded import ShardedReader, load_sharded
+from gradscope.checkpoints.formats.sharded import ShardedReader, load_sharded, weight_map
 from gradscope.checkpoints.formats.tensor_files import (
     inside,
     is_inside,
@@ -214,9 +214,8 @@ def _optimizers(names: Sequence[str]) -> list[str]:
 def _shards(index: Path) -> set[str]:
     """What an index names; nothing where it is damaged, which reading it will tell."""
     try:
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        return {shard for shard in places.values() if isinstance(shard, str)}
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return set(weight_map(index).values())
+    except CheckpointError:
         return set()
 
 

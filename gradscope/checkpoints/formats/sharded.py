@@ -15,7 +15,7 @@ from gradscope.checkpoints.pickles.plain import Unordered
 from gradscope.checkpoints.reader import Reader
 from gradscope.errors import CheckpointError
 
-__all__ = ["ShardedReader", "load_sharded"]
+__all__ = ["ShardedReader", "load_sharded", "weight_map"]
 
 _MAP: Final = "weight_map"
 _INDEX_LIMIT: Final = 100_000_000
@@ -55,7 +55,7 @@ def load_sharded(path: Path, trust_pickle: bool) -> tuple[dict[str, Any], str]:
         CheckpointError: the index is damaged or leads out of its folder, a shard is missing or
             damaged, or the two do not say the same.
     """
-    places = _weight_map(path)
+    places = weight_map(path)
     by_shard: dict[str, list[str]] = {}
     for name, shard in places.items():
         by_shard.setdefault(shard, []).append(name)
@@ -83,7 +83,12 @@ def _hints(places: Mapping[str, str]) -> dict[str, int]:
     return {name: numbers[shard] for name, shard in places.items()}
 
 
-def _weight_map(path: Path) -> dict[str, str]:
+def weight_map(path: Path) -> dict[str, str]:
+    """Which file each tensor lies in, as an index says.
+
+    Raises:
+        CheckpointError: it is too large for an index, no JSON, or says something else.
+    """
     try:
         if path.stat().st_size > _INDEX_LIMIT:
             raise CheckpointError(

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from gradscope.checkpoints.checkpoint import Checkpoint, OptimizerState, StoredTensor
 from gradscope.checkpoints.evidence.gradients import (
     batch_norm_evidence,
-    first_over_last,
     gradient_evidence,
 )
 from gradscope.stored import GradientEvidence
@@ -175,10 +174,6 @@ def test_learning_rates_of_a_schedule() -> None:
     (found,) = gradient_evidence(checkpoint({"weight": weight}, made))
     assert (found.learning_rate, found.initial_learning_rate) == (0.0, 1e-2)
     assert found.update_ratio == 0.0
-    assert math.isnan(found.update_ratio_unscheduled)
-    made.param_groups[0]["lr"] = 1e-3
-    (found,) = gradient_evidence(checkpoint({"weight": weight}, made))
-    assert found.update_ratio_unscheduled == pytest.approx(10 * found.update_ratio)
 
 
 @pytest.fixture
@@ -218,25 +213,6 @@ def test_what_is_told_of_each_parameter(
     assert found["up.weight"].inactive_rows is None
     assert found["late.weight"].rows_are_units is None
     assert found["up.bias"].rows_are_units is True
-
-
-def test_first_over_last_leaves_out_tables() -> None:
-    parameters = {
-        name: nn.Parameter(torch.randn(shape))
-        for name, shape in {
-            "wte.weight": (50, 4),
-            "first.weight": (4, 4),
-            "middle.bias": (4,),
-            "last.weight": (4, 4),
-        }.items()
-    }
-    sizes = dict(zip(parameters, (7.0, 1e-6, 5.0, 1e-2), strict=True))
-    made = torch.optim.SGD(parameters.values(), lr=1e-3, momentum=0.9)
-    for name, each in parameters.items():
-        each.grad = torch.full_like(each, sizes[name])
-    made.step()
-    assert first_over_last(gradient_evidence(checkpoint(parameters, made))) == pytest.approx(1e-4)
-    assert math.isnan(first_over_last([]))
 
 
 def test_moments_that_are_not_finite() -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gradscope.checkpoints.formats.exported_program_safety import is_safe_to_load
+from gradscope.checkpoints.formats.exported_program_safety import why_unsafe
 
 PROGRAM = "models/model.json"
 INPUTS = "data/sample_inputs/model.pt"
@@ -46,15 +46,15 @@ def dynamic(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_plain_programs_are_safe(fixed: Path, dynamic: Path) -> None:
-    assert is_safe_to_load(fixed) is None
-    assert is_safe_to_load(dynamic) is None
+    assert why_unsafe(fixed) is None
+    assert why_unsafe(dynamic) is None
 
 
 def test_other_files_are_not_safe(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("hello")
     torch.save({"w": torch.ones(2)}, tmp_path / "weights.pt")
     for name in ("text", "weights.pt", "missing", "."):
-        assert is_safe_to_load(tmp_path / name) is not None
+        assert why_unsafe(tmp_path / name) is not None
 
 
 def changed(source: Path, path: Path, change: Callable[[str, bytes], bytes]) -> Path:
@@ -124,7 +124,7 @@ def test_a_name_that_is_code(fixed: Path, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     code = f"__import__('os').system('touch {canary}')"
     path = changed(fixed, tmp_path / "name.pt2", in_program('"x"', f'"x={code}"'))
-    assert "more than a name" in str(is_safe_to_load(path))
+    assert "more than a name" in str(why_unsafe(path))
     load(path)
     assert canary.exists()
 
@@ -134,7 +134,7 @@ def test_a_size_that_is_code(dynamic: Path, tmp_path: Path) -> None:
     code = f"__import__('os').system('touch {canary}') or "
     change = in_program('"expr_str": "', f'"expr_str": "{code}')
     path = changed(dynamic, tmp_path / "size.pt2", change)
-    assert "expr_str" in str(is_safe_to_load(path))
+    assert "expr_str" in str(why_unsafe(path))
     load(path)
     assert canary.exists()
 
@@ -142,7 +142,7 @@ def test_a_size_that_is_code(dynamic: Path, tmp_path: Path) -> None:
 def test_inputs_that_are_code(fixed: Path, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     path = changed(fixed, tmp_path / "inputs.pt2", as_inputs(((Gadget(canary),), {})))
-    assert "system" in str(is_safe_to_load(path))
+    assert "system" in str(why_unsafe(path))
     load(path)
     assert canary.exists()
 
@@ -152,7 +152,7 @@ def test_guards_that_are_code(fixed: Path, tmp_path: Path) -> None:
     guard = json.dumps([f"__import__('os').system('touch {canary}')"])
     change = in_program('"guards_code": []', f'"guards_code": {guard}')
     path = changed(fixed, tmp_path / "guards.pt2", change)
-    assert "guards" in str(is_safe_to_load(path))
+    assert "guards" in str(why_unsafe(path))
     load(path)
     assert canary.exists()
 
@@ -170,7 +170,7 @@ def test_arguments_that_import_a_module(
     }
     tree = {"type": "collections.defaultdict", "context": context, "children_spec": []}
     path = changed(fixed, tmp_path / "tree.pt2", in_tree(tree))
-    assert "in_spec" in str(is_safe_to_load(path))
+    assert "in_spec" in str(why_unsafe(path))
     load(path)
     assert canary.exists()
 
@@ -186,7 +186,7 @@ def test_arguments_that_import_a_module(
     ],
 )
 def test_other_texts_that_are_no_names(old: str, new: str, fixed: Path, tmp_path: Path) -> None:
-    assert is_safe_to_load(changed(fixed, tmp_path / "bad.pt2", in_program(old, new))) is not None
+    assert why_unsafe(changed(fixed, tmp_path / "bad.pt2", in_program(old, new))) is not None
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_other_texts_that_are_no_names(old: str, new: str, fixed: Path, tmp_path
 )
 def test_other_trees(kind: str, context: str, fixed: Path, tmp_path: Path) -> None:
     tree = {"type": kind, "context": context, "children_spec": []}
-    assert is_safe_to_load(changed(fixed, tmp_path / "bad.pt2", in_tree(tree))) is not None
+    assert why_unsafe(changed(fixed, tmp_path / "bad.pt2", in_tree(tree))) is not None
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_other_entries(name: str, fixed: Path, tmp_path: Path) -> None:
     path.write_bytes(fixed.read_bytes())
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(f"net/{name}", b"x")
-    assert is_safe_to_load(path) is not None
+    assert why_unsafe(path) is not None
 
 
 def test_inputs_in_another_format(fixed: Path, tmp_path: Path) -> None:
@@ -222,4 +222,4 @@ def test_inputs_in_another_format(fixed: Path, tmp_path: Path) -> None:
         tmp_path / "old.pt2",
         lambda name, data: buffer.getvalue() if name == INPUTS else data,
     )
-    assert "not written by torch.save" in str(is_safe_to_load(path))
+    assert "not written by torch.save" in str(why_unsafe(path))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,10 +25,11 @@ from gradscope.checkpoints.formats.torch_legacy import TorchLegacyReader
 from gradscope.checkpoints.formats.torch_zip import TorchZipReader
 from gradscope.checkpoints.formats.torchscript import TorchScriptReader
 from gradscope.checkpoints.reader import Reader
+from gradscope.checkpoints.run_order import name_order
 from gradscope.checkpoints.storage.zip_files import forget_directory
 from gradscope.errors import CheckpointError
 
-__all__ = ["checkpoints_in", "name_order", "named_step", "open_checkpoint"]
+__all__ = ["checkpoints_in", "open_checkpoint"]
 
 _KNOWN_FOLDERS: Final[tuple[type[Reader], ...]] = (
     DistributedReader,
@@ -47,13 +47,6 @@ _FILES: Final[tuple[type[Reader], ...]] = (
     ShardedReader,
 )
 
-_STEP: Final = re.compile(r"(?:step|iter|iteration|update)s?[-_=]?(\d+)", re.IGNORECASE)
-_EPOCH: Final = re.compile(r"(?:epoch|ep)[-_=]?(\d+)", re.IGNORECASE)
-_NUMBER: Final = re.compile(r"(?<![\d.])(\d+)(?!\.?\d)")
-_DIGITS: Final = 18
-_NO_TIME: Final = re.compile(r"(?<![a-z])(best|ema|swa|init|initial)(?![a-z])", re.IGNORECASE)
-"""What names say of a checkpoint that is none of a certain time, or of the start."""
-_AT_END: Final = re.compile(r"(?<![a-z])(last|latest|final)(?![a-z])", re.IGNORECASE)
 _INNER: Final = ("checkpoints", "weights")
 """Where trainers keep them: Lightning in the former, below a folder for each version of a run."""
 _LISTED: Final = 5
@@ -65,7 +58,7 @@ _CUT_OFF: Final = (
 
 
 def open_checkpoint(path: str | Path, *, trust_pickle: bool = False) -> Checkpoint:
-    """What a checkpoint holds, told by its content and never by its name.
+    """What a checkpoint holds; a file is told by its content, a folder by the names in it.
 
     Args:
         path: of a file, or of a folder that holds one checkpoint.
@@ -141,28 +134,6 @@ def checkpoints_in(folder: str | Path) -> list[Path]:
         return sorted(found, key=name_order)
     kept = [entry for entry in inner if entry.name in _INNER]
     return [each for entry in kept[:1] for each in checkpoints_in(entry)]
-
-
-def name_order(path: Path) -> tuple[int, int, str]:
-    """What sorts the checkpoints of a run: 0 to 3, a number in the name, the name.
-
-    First come those without a number whose names say that they are of no certain time, such as
-    ``best``; then numbered ones, by the step, else the epoch, else the last number in their names;
-    then others; and in the end those that are called ``last``, ``latest`` or ``final``.
-    """
-    name = path.name if path.is_dir() else path.stem
-    for pattern in (_STEP, _EPOCH, _NUMBER):
-        if numbers := pattern.findall(name):
-            return 1, int(numbers[-1][:_DIGITS]), path.name
-    if _NO_TIME.search(name):
-        return 0, 0, path.name
-    return 3 if _AT_END.search(name) else 2, 0, path.name
-
-
-def named_step(path: Path) -> int | None:
-    """The step that a name tells, as ``epoch=3-step=90.ckpt`` does."""
-    numbers = _STEP.findall(path.name)
-    return int(numbers[-1][:_DIGITS]) if numbers else None
 
 
 def _of_part(path: Path) -> str:
