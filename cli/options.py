@@ -264,7 +264,7 @@ def _restored(target: str, model: str, trust_pickle: bool) -> Subject:
     from gradscope.restoring import restored
 
     checkpoint = open_checkpoint(target, trust_pickle=trust_pickle)
-    subject, where = load_model(model)
+    subject, where = load_model(model, trust_pickle=trust_pickle)
     if is_program(model) and Path(target).samefile(model):
         # The graph has its own weights already.
         return subject

@@ -1,6 +1,6 @@
 """Runs the graph of an exported program (``.pt2``) so that it can be watched like a model of code.
 
-``torch.export.load`` executes texts of the file, so only what is known to hold none is loaded. A
+``torch.export.load`` executes texts of the file, so it is called only for files that are trusted. A
 graph calls operators of aten, one after another, in no module: here each is called in a module of
 the name that the file gives, under the name that torch.nn.functional has for it. That makes sites
 such as ``features.0::conv2d``. The graph is what was exported: dropout and batch normalisation stay
@@ -25,7 +25,6 @@ from torch.utils import _pytree as pytree
 from gradscope.batches import Batch, described
 from gradscope.checked import one_line
 from gradscope.checkpoints.formats.exported_program import ExportedProgramReader
-from gradscope.checkpoints.formats.exported_program_safety import why_unsafe
 from gradscope.errors import CheckpointError, ModelError
 from gradscope.inputs import made_up_step
 from gradscope.records import Skipped
@@ -52,21 +51,26 @@ def is_program(path: str | Path) -> bool:
     return Path(path).is_file() and ExportedProgramReader().recognises(Path(path))
 
 
-def load_program(path: str | Path) -> Subject:
+def load_program(path: str | Path, *, trusted: bool) -> Subject:
     """The graph of a ``.pt2`` as a model with the weights that are in it.
 
     Batches are the one that it was exported with, if that was saved, else made up in its shapes;
     the loss is made up.
 
+    Args:
+        path: of the file.
+        trusted: whether what is in it may be executed: expressions of sizes, names of arguments and
+            guards become Python source, and operators may write where they like.
+
     Raises:
-        CheckpointError: it would have to execute something, or cannot be loaded.
+        CheckpointError: it is not trusted, or cannot be loaded.
     """
     path = Path(path)
-    reason = why_unsafe(path)
-    if reason is not None:
+    if not trusted:
         raise CheckpointError(
-            f"{path} is not run, since torch.export.load may execute what is in it: {reason}. "
-            f"Scan it without --model, which reads its weights alone, or give the model's code."
+            f"{path} brings its graph with it, and torch.export.load may execute what is in it; "
+            "scan it without --model, which reads its weights alone, give the model's code, or "
+            "pass --trust-pickle, which is for files of your own only."
         )
     model, batch, stored = _loaded(path)
     first = [model]

@@ -19,6 +19,8 @@ from torch import nn
 from gradscope.checked import one_line
 from gradscope.checkpoints import open_checkpoint
 from gradscope.checkpoints.formats.folders import HuggingFaceReader
+from gradscope.checkpoints.formats.sharded import weight_map
+from gradscope.checkpoints.formats.tensor_files import inside
 from gradscope.errors import CheckpointError, SubjectError
 from gradscope.randomness import preserved_randomness
 from gradscope.records import Skipped
@@ -69,12 +71,15 @@ def load_folder(folder: str | Path, *, with_weights: bool = True) -> Subject:
 
     Raises:
         CannotBuild: transformers is missing, or does not have the model without running code.
+        CheckpointError: a file of weights lies elsewhere, or an index is damaged.
         SubjectError: the folder cannot be read as what it is.
     """
     folder = Path(folder)
     transformers = _transformers(folder)
     written = _written(folder)
     _refuse_code_from_elsewhere(folder, written)
+    if with_weights:
+        _refuse_files_from_elsewhere(folder)
     config = _config(transformers, folder, written)
     architecture = _architecture(transformers, folder, config)
     if not with_weights or not any((folder / name).is_file() for name in _WEIGHTS):
@@ -141,7 +146,7 @@ def _written(folder: Path) -> dict[str, Any]:
     """What the config says."""
     try:
         read = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _unreadable(folder, error) from error
     if not isinstance(read, dict) or not all(isinstance(key, str) for key in read):
         raise SubjectError(f"{folder / _CONFIG} is not a JSON object; save the model again.")
@@ -150,12 +155,35 @@ def _written(folder: Path) -> dict[str, Any]:
 
 def _refuse_code_from_elsewhere(folder: Path, written: dict[str, Any]) -> None:
     """A config can ask for kernels by the name of a repository, which would be downloaded."""
-    for key, value in written.items():
-        if key.endswith("_implementation") and isinstance(value, str) and "/" in value:
+    for key, value in _implementations(written):
+        if "/" in value:
             raise SubjectError(
-                f"{folder / _CONFIG} asks for code from {value!r} ({key}), which is never "
+                f"{folder / _CONFIG} asks for code from {value!r:.100} ({key:.50}), which is never "
                 "downloaded; take the entry out."
             )
+
+
+def _implementations(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """All texts below keys that choose an implementation, at any depth, with that key."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _implementations(inner, name if name.endswith("_implementation") else key)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _implementations(inner, key)
+    elif key and isinstance(value, str):
+        yield key, value
+
+
+def _refuse_files_from_elsewhere(folder: Path) -> None:
+    """What from_pretrained would read: it follows links and paths out of the folder."""
+    for name in _WEIGHTS:
+        if not (folder / name).is_file():
+            continue
+        file = inside(folder, name, folder)
+        if name.endswith(".index.json"):
+            for shard in set(weight_map(file).values()):
+                inside(folder, shard, file)
 
 
 def _config(transformers: ModuleType, folder: Path, written: dict[str, Any]) -> Any:
@@ -179,7 +207,8 @@ def _config(transformers: ModuleType, folder: Path, written: dict[str, Any]) -> 
 
 def _architecture(transformers: ModuleType, folder: Path, config: Any) -> Any:
     """The class to build."""
-    named = list(getattr(config, "architectures", None) or [])
+    named = getattr(config, "architectures", None)
+    named = named if isinstance(named, list) else []
     if not named:
         return transformers.AutoModel
     found = getattr(transformers, str(named[0]), None)

@@ -32,13 +32,17 @@ _OUTSHONE = 1e-3
 # remembered; that of the bias beside it is not. Healthy networks: from 0.033.
 _WITHOUT_INPUTS = 1e-2
 
+# Norm of all gradients below which the loss is zero, and no unit gets any.
+_CONVERGED = 1e-6
+
 # Layers before a dead one have about as little left as it has.
 _AS_LITTLE = 10.0
 
-# No ReLU stands behind what attention compares; where it looks at all alike, little comes back.
-_COMPARED = re.compile(
-    r"(^|[._])(in_proj|qkv|c_attn|query(_key_value)?|key|[qk](_(proj|lin))?|to_(q|k|qkv)|w[qk])"
-    r"([._]|$)"
+# No ReLU stands behind what attention compares (where it looks at all alike, little comes back),
+# nor behind what chooses among experts or gates.
+_NO_RELU = re.compile(
+    r"(^|[._])(\w*attention\w*|\w*attn\w*|att|mha|\w*(qkv|kqv)\w*|in_proj|router|gat(e|ing)"
+    r"|query(_key_value)?|key|[qk](_(proj|lin))?|to_[qkv]+|w[qk])([._]|$)"
 )
 
 
@@ -51,11 +55,13 @@ def inactive_units(stored: Stored) -> dict[str, float]:
     attention, are no such layers.
     """
     shares: dict[str, float] = {}
+    if stored.gradient_norm < _CONVERGED:
+        return shares
     following: list[GradientEvidence] = []
     next_share, dead_size = 0.0, 0.0
     for layer in reversed(stored.layers):
         moments = _moments(stored, layer)
-        if not moments or _COMPARED.search(layer.name.lower()) or _is_table(stored, layer):
+        if not moments or _NO_RELU.search(layer.name.lower()) or _is_table(stored, layer):
             continue
         size = _size(moments)
         told = [each for each in moments if not (_is_hidden(each) or _is_outshone(each))]
@@ -68,6 +74,8 @@ def inactive_units(stored: Stored) -> dict[str, float]:
             known = known and next_share < 1.0 and not _gets_inputs(following)
         elif size < _AS_LITTLE * dead_size:
             known = False
+        # What never had a gradient is cut off from the loss, and no unit of it has died.
+        known = known and any(each.gradient_rms > 0 for each in moments)
         if known and layer is not stored.layers[-1]:
             shares[layer.name] = share
         following, next_share = moments, share

@@ -73,21 +73,22 @@ def load_subject(spec: str, model: str | None = None) -> Subject:
     )
 
 
-def load_model(spec: str) -> tuple[Subject, str]:
+def load_model(spec: str, *, trust_pickle: bool = False) -> tuple[Subject, str]:
     """What builds a model that a checkpoint is to be put into, and how messages name it.
 
     Args:
         spec: a subject file or module, with ``:name`` for another function than ``build_model``; a
             Hugging Face folder, whose config builds the model; or a ``.pt2``, whose graph it is.
+        trust_pickle: whether code that comes with a ``.pt2`` may run.
 
     Raises:
-        CheckpointError: the ``.pt2`` would have to execute something.
+        CheckpointError: the ``.pt2`` is not trusted, or damaged.
         SubjectError: what is named is missing, cannot be read, or lacks a function.
     """
     if is_model_folder(spec):
         return load_folder(spec, with_weights=False), f"the model of {Path(spec) / 'config.json'}"
     if is_program(spec):
-        return load_program(spec), f"the graph of {spec}"
+        return load_program(spec, trusted=trust_pickle), f"the graph of {spec}"
     return load_subject(spec), spec if _has_name(spec) else f"{spec}:build_model"
 
 

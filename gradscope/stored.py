@@ -169,6 +169,15 @@ class GradientEvidence:
     epsilon: float = math.nan
 
     @property
+    def gradient_of_late(self) -> float:
+        """RMS of the mean gradient of the last steps, of single ones where no mean is kept.
+
+        0 where nothing is remembered.
+        """
+        sizes = (self.mean_gradient_rms, self.gradient_rms)
+        return next((size for size in sizes if math.isfinite(size)), 0.0)
+
+    @property
     def inactive_rows(self) -> float | None:
         """Share of units that get no gradient; None where rows are not units."""
         if self.embedding or self.rows_are_units is False or self.nonfinite or not self.moment:
@@ -247,6 +256,19 @@ class Stored:
     @cached_property
     def _gradients(self) -> dict[str, GradientEvidence]:
         return {each.name: each for each in self.gradients}
+
+    @property
+    def steps(self) -> float | None:
+        """How many steps the parameter with the most has made; None where nothing tells."""
+        told = [each.step for each in self.gradients if each.step is not None]
+        return max(told) if told else self.step
+
+    @property
+    def gradient_norm(self) -> float:
+        """Of all parameters of which an optimizer remembers a gradient, of late."""
+        return math.sqrt(
+            sum(math.prod(each.shape) * each.gradient_of_late**2 for each in self.gradients)
+        )
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -118,7 +118,8 @@ def _table(stored: Stored, layers: Layers, remembered: bool) -> Table:
     return Table(
         tuple(columns),
         tuple(rows),
-        "Gradient: RMS of its elements over the last steps. No gradient: share of units. Scale: "
-        "RMS of the weights times the root of their fan-in; 0.6 to 1.4 is usual at the start."
+        "Gradient: RMS of its elements, as the optimizer remembers it. No gradient: share of "
+        "units. Scale: RMS of the weights times the root of their fan-in; 0.6 to 1.4 is usual at "
+        "the start."
         + (f" {count(left, 'layer')} between these are in the JSON report." if left else ""),
     )

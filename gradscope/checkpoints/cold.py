@@ -67,19 +67,24 @@ def cold_profile(checkpoint: Checkpoint, progress: Progress | None = None) -> Pr
         optimizer=" and ".join(dict.fromkeys(filter(None, stored.optimizers))) or None,
         epsilon=None,
         seed=0,
-        skipped=(*checkpoint.skipped, *_not_known(checkpoint)),
+        skipped=(*checkpoint.skipped, *_not_known(checkpoint, stored)),
         stored=stored,
     )
 
 
-def _not_known(checkpoint: Checkpoint) -> Iterator[Skipped]:
+def _not_known(checkpoint: Checkpoint, stored: Stored) -> Iterator[Skipped]:
     """What the file leaves open, where findings depend on it."""
     if checkpoint.order is LayerOrder.NAMES:
         yield Skipped("order of the layers", "is not in the file; it is guessed from their names")
     for optimizer in checkpoint.optimizers:
         if not optimizer.matching.startswith("all "):
-            what = f"parameters of {optimizer.kind}"
-            yield Skipped(what, f"were told by name for {optimizer.matching}")
+            what = f"part of {optimizer.kind}'s state"
+            yield Skipped(what, f"its parameters are known for {optimizer.matching}")
+    left = [each.name for each in stored.gradients if not each.has_state]
+    if left and len(left) < len(stored.gradients):
+        what = f"the optimizer's state of {len(left)} of {len(stored.gradients)} parameters"
+        reason = f"there is none, of {left[0]} first: frozen, or no gradient ever reached them"
+        yield Skipped(what, reason)
 
 
 def _role(name: str, stored: StoredTensor, checkpoint: Checkpoint) -> StoredRole:

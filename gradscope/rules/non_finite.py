@@ -103,7 +103,7 @@ class NonFinite(Rule[Limits]):
         weights = [
             (each.name, each.statistics.nonfinite)
             for each in stored.weights
-            if each.role is not StoredRole.BUFFER
+            if each.role is not StoredRole.BUFFER or each.name.endswith(_STATISTICS)
         ]
         found = _above(weights, limits.elements)
         if found:
@@ -138,6 +138,9 @@ class NonFinite(Rule[Limits]):
     def good(self) -> Subject:
         return random_subject("the same without it", lambda: perceptron(nn.ReLU, layers=2))
 
+
+# Of buffers those that make outputs; masks may well hold infinities.
+_STATISTICS = ("running_mean", "running_var")
 
 # Stands for the loss among the names of sites.
 _LOSS = "loss"

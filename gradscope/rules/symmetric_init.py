@@ -145,7 +145,14 @@ class SymmetricInit(Rule[Limits]):
         )
 
     def check_stored(self, stored: Stored, limits: Limits) -> Finding | None:
-        weights = [each for each in stored.hidden if each.fan_in > 1]
+        # Kernels of one channel each see different inputs; what is called no weight is drawn
+        # otherwise, such as the decays of state-space models.
+        weights = [
+            each
+            for each in stored.hidden
+            if each.fan_in > 1 and "weight" in each.name.rpartition(".")[2]
+            if len(each.shape) < 3 or each.shape[1] > 1
+        ]
         shares = {each.name: each.statistics.duplicate_rows for each in weights}
         faulty = [name for name, share in shares.items() if share > limits.duplicates]
         if not faulty:

@@ -22,7 +22,7 @@ from gradscope.records import (
 from gradscope.rules import Rule, first_faulty, in_most_steps, limit
 from gradscope.rules.baseline import loss_over_constant
 from gradscope.rules.subjects import perceptron, random_subject
-from gradscope.stored import GradientEvidence, Stored
+from gradscope.stored import Stored
 from gradscope.subject import Subject
 
 __all__ = ["Limits", "UpdateRatio"]
@@ -64,6 +64,12 @@ class Limits:
         "share of the gradient of any parameter, of a checkpoint's weights",
         "chosen: beside biases that learn, weights without gradient are no matter of the rate",
     )
+    converged: float = limit(
+        1e-3,
+        "norm of a checkpoint's gradients",
+        "chosen: losses of 1e-6 left 1e-5, networks that learn from 1e-2",
+    )
+    early: float = limit(10, "steps of a checkpoint", "chosen: weights that start at zero")
     scheduled: float = limit(
         0.5, "share of the first learning rate", "below it a schedule has made updates small"
     )
@@ -190,11 +196,17 @@ class UpdateRatio(Rule[Limits]):
             return Skipped(self.code, "no optimizer's moments are stored")
         ratios = [each.update_ratio for each in told]
         middle, largest = statistics.median(ratios), max(ratios)
-        rates = [each.learning_rate / each.initial_learning_rate for each in told]
+        rates = [
+            each.learning_rate / each.initial_learning_rate if each.initial_learning_rate else 0.0
+            for each in told
+        ]
         scheduled = not statistics.median(rates) >= limits.scheduled
-        felt = max(map(_of_late, told))
-        gone = felt < limits.gone * max(map(_of_late, stored.gradients))
-        if middle > limits.large:
+        felt = max(each.gradient_of_late for each in told)
+        gone = felt < limits.gone * max(each.gradient_of_late for each in stored.gradients)
+        gone |= stored.gradient_norm < limits.converged
+        # What was zero before the first step is as long as that step.
+        early = stored.steps is not None and stored.steps < limits.early
+        if middle > limits.large and not early:
             value, bound, how = middle, limits.large, "a weight, in the median, by"
         elif 0 < largest < limits.small_stored and not scheduled and not gone:
             value, bound, how = largest, limits.small_stored, "no weight by more than"
@@ -217,12 +229,6 @@ class UpdateRatio(Rule[Limits]):
 
     def good(self) -> Subject:
         return _trained_at(3e-3)
-
-
-def _of_late(moment: GradientEvidence) -> float:
-    """RMS of the gradient of the last steps; 0 where none is remembered."""
-    sizes = (moment.mean_gradient_rms, moment.gradient_rms)
-    return next((size for size in sizes if math.isfinite(size)), 0.0)
 
 
 def _learning(profile: Profile) -> list[ParameterProfile]:

@@ -179,16 +179,17 @@ def test_a_program_is_read_and_with_itself_as_the_model_run(gradscope: Any, tmp_
     torch.save(trained, "trained.pt")
     cold = report_of(gradscope, path)
     assert (cold["profile"]["sites"], cold["target"]["kind"]) == ([], "exported program")
-    warm = report_of(gradscope, path, "--model", path)
+    refused(gradscope("scan", path, "--model", path), 3, "brings its graph", "--trust-pickle")
+    warm = report_of(gradscope, path, "--model", path, "--trust-pickle")
     names = [site["name"] for site in warm["profile"]["sites"]]
     assert names == ["0::linear@0", "1::relu@0", "2::linear@0"]
     assert "data" in {each["what"] for each in warm["skipped"]}
-    other = report_of(gradscope, "trained.pt", "--model", path)
+    other = report_of(gradscope, "trained.pt", "--model", path, "--trust-pickle")
     assert other["target"]["kind"] == f"torch.save file in the graph of {path}"
     assert [each["weight_norm"] for each in other["profile"]["parameters"]] == [
         pytest.approx(value.numel() ** 0.5) for value in trained.values()
     ]
-    run = gradscope("scan", path, "--model", path, "--data", "missing.py")
+    run = gradscope("scan", path, "--model", path, "--trust-pickle", "--data", "missing.py")
     refused(run, 3, "missing.py does not exist")
 
 

@@ -26,11 +26,7 @@ def network(norm: bool = False, width: int = WIDTH) -> nn.Sequential:
 
 def trained(net: nn.Module) -> torch.optim.Optimizer:
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
-    for _ in range(20):
-        inputs = torch.randn(16, WIDTH)
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(net(inputs), inputs[:, :5].argmax(dim=1)).backward()
-        optimizer.step()
+    stepped(net, optimizer, 20)
     return optimizer
 
 
@@ -143,6 +139,118 @@ def test_a_frozen_parameter_is_none(tmp_path: Path) -> None:
         parameter.grad = torch.randn_like(parameter)
     optimizer.step()
     assert "GS103" not in {each.code for each in scanned(tmp_path, net, optimizer).findings}
+
+
+def stepped(net: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    for _ in range(steps):
+        inputs = torch.randn(16, WIDTH)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(inputs), inputs[:, :5].argmax(dim=1)).backward()
+        optimizer.step()
+
+
+KINDS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "SGD": lambda parameters: torch.optim.SGD(parameters, 0.05, momentum=0.9),
+    "AdamW": lambda parameters: torch.optim.AdamW(parameters, 1e-3),
+}
+
+
+class Residual(nn.Module):
+    """A branch that starts at zero, as LoRA, ReZero and many residual networks have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+        nn.init.zeros_(self.down.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = x + self.down(torch.relu(self.up(x)))
+        return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("steps", [0, 1, 2, 30])
+def test_branches_that_start_at_zero(tmp_path: Path, kind: str, steps: int) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(*(Residual() for _ in range(LAYERS)), nn.Linear(WIDTH, 5))
+    optimizer = KINDS[kind](net.parameters())
+    stepped(net, optimizer, steps)
+    assert scanned(tmp_path, net, optimizer).findings == ()
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3])
+def test_adagrad_before_its_first_step(tmp_path: Path, value: float) -> None:
+    net = network()
+    optimizer = torch.optim.Adagrad(net.parameters(), 1e-2, initial_accumulator_value=value)
+    assert scanned(tmp_path, net, optimizer).findings == ()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_rate_of_zero(tmp_path: Path, kind: str) -> None:
+    net = network()
+    optimizer = KINDS[kind](net.parameters())
+    stepped(net, optimizer, 20)
+    optimizer.param_groups[0]["lr"] = 0.0
+    assert scanned(tmp_path, net, optimizer).findings == ()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_loss_of_zero_is_no_fault(tmp_path: Path, kind: str) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
+    net.append(nn.Linear(64, 2))
+    optimizer = KINDS[kind](net.parameters())
+    targets = torch.arange(64) % 2
+    inputs = torch.randn(64, 8) + 4 * targets[:, None]
+    for _ in range(900):
+        optimizer.zero_grad()
+        (nn.functional.cross_entropy(net(inputs), targets) * 1e-9).backward()
+        optimizer.step()
+    assert not [
+        each
+        for each in scanned(tmp_path, net, optimizer).findings
+        if each.severity is not Severity.INFO
+    ]
+
+
+def test_statistics_that_are_no_numbers(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH))
+    net[1].running_var[2] = torch.nan
+    assert found(scanned(tmp_path, net, None), "GS401").sites == ("1.running_var",)
+
+
+def test_kernels_of_one_channel_may_be_alike(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 1))
+    nn.init.constant_(net[0].weight, 1 / 9)
+    net.register_parameter("decay", nn.Parameter(torch.ones(8, 4)))
+    assert scanned(tmp_path, net, None).findings == ()
+
+
+def test_parts_without_state_are_told(tmp_path: Path) -> None:
+    net = network()
+    optimizer = trained(net)
+    for parameter in net[0].parameters():
+        del optimizer.state[parameter]
+    report = scanned(tmp_path, net, optimizer)
+    reason = skipped(report)["the optimizer's state of 2 of 10 parameters"]
+    assert "no gradient ever reached" in reason
+
+
+@pytest.mark.parametrize("name", ["attn.Wqkv", "self_attention.w", "moe.gate", "ffn.up"])
+def test_rows_without_gradient_behind_which_no_relu_stands(tmp_path: Path, name: str) -> None:
+    names = ("stem.weight", f"{name}.weight", "head.weight")
+    weights = {each: nn.Parameter(torch.randn(WIDTH, WIDTH)) for each in names}
+    optimizer = torch.optim.AdamW(weights.values(), lr=1e-3)
+    for _ in range(20):
+        for each, weight in weights.items():
+            weight.grad = torch.randn_like(weight)
+            if name in each:
+                weight.grad[: WIDTH // 3 * 2] = 0.0
+        optimizer.step()
+    saved = {"model": weights, "optimizer": optimizer.state_dict()}
+    torch.save(saved, tmp_path / "saved.pt")
+    report = scan_checkpoint(tmp_path / "saved.pt")
+    assert ("GS201" in {each.code for each in report.findings}) is (name == "ffn.up")
 
 
 def test_without_an_optimizer_gradients_are_not_known(tmp_path: Path) -> None:

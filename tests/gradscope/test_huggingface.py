@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import gradscope
-from gradscope.errors import SubjectError
+from gradscope.errors import CheckpointError, SubjectError
 from tests.gradscope.tiny_transformers import BERT, GPT2, LLAMA, build
 
 
@@ -117,6 +117,15 @@ def test_a_classifier_without_a_token_for_padding_is_given_one(tmp_path: Path) -
             '{"model_type": "llama", "attn_implementation": "kernels-community/flash"}',
             ["'kernels-community/flash'", "never downloaded"],
         ),
+        (
+            '{"model_type": "bert", "_attn_implementation": {"": "evil/kernel"}}',
+            ["'evil/kernel'", "never downloaded"],
+        ),
+        (
+            '{"model_type": "llava", "text_config": {"attn_implementation": ["evil/kernel"]}}',
+            ["'evil/kernel'", "never downloaded"],
+        ),
+        ("[" * 200_000, ["cannot be read"]),
     ],
 )
 def test_a_folder_that_cannot_be_read(tmp_path: Path, text: str, words: list[str]) -> None:
@@ -127,6 +136,22 @@ def test_a_folder_that_cannot_be_read(tmp_path: Path, text: str, words: list[str
     assert str(tmp_path) in message
     for word in words:
         assert word in message
+
+
+@pytest.mark.parametrize("way", ["index", "link"])
+def test_weights_that_lie_elsewhere_are_not_read(tmp_path: Path, way: str) -> None:
+    folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
+    saved(folder, build("BertModel", BERT))
+    elsewhere.mkdir()
+    weights = (folder / "model.safetensors").rename(elsewhere / "model.safetensors")
+    if way == "link":
+        (folder / "model.safetensors").symlink_to(weights)
+    else:
+        shard = f"../elsewhere/{weights.name}"
+        index = {"weight_map": {"embeddings.word_embeddings.weight": shard}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=r"link out of|not the plain name"):
+        gradscope.load_subject(str(folder))
 
 
 def test_code_in_a_folder_is_not_run(tmp_path: Path) -> None:

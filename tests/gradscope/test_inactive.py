@@ -236,11 +236,23 @@ def test_tables_that_no_name_gives_away() -> None:
 def test_a_layer_before_one_without_any_live_unit_is_not_told() -> None:
     bias = weight("head.bias", 10, role=StoredRole.BIAS)
     stored = half_silent(STEM, *LAYERS, bias)
-    zero = {"silent_rows": 1.0, "gradient_rms": 0.0, "mean_gradient_rms": 0.0}
+    stopped = {"silent_rows": 0.0, "stopped_rows": 1.0, "mean_gradient_rms": 0.0}
     gone = tuple(
-        replace(each, **zero) if each.name.endswith("weight") else each for each in stored.gradients
+        replace(each, **stopped) if each.name.endswith("weight") else each
+        for each in stored.gradients
     )
     assert inactive_units(replace(stored, gradients=gone)) == {"up.weight": 1.0}
+
+
+def test_what_never_had_a_gradient_has_not_died() -> None:
+    bias = weight("head.bias", 10, role=StoredRole.BIAS)
+    stored = half_silent(STEM, *LAYERS, bias)
+    never = {"silent_rows": 1.0, "gradient_rms": 0.0, "mean_gradient_rms": 0.0}
+    cut = tuple(
+        replace(each, **never) if each.name.endswith("weight") else each
+        for each in stored.gradients
+    )
+    assert inactive_units(replace(stored, gradients=cut)) == {}
 
 
 def test_a_branch_that_starts_at_zero_is_not_dead(tmp_path: Path) -> None:

@@ -242,10 +242,14 @@ def _step(tree: Any, optimizers: Sequence[OptimizerState]) -> int | None:
     return next((step for key in _STEPS if (step := _whole(told.get(key))) is not None), None)
 
 
+_MOST_STEPS = 2**63
+"""No training has as many."""
+
+
 def _whole(value: Any) -> int | None:
     if isinstance(value, StoredTensor) and value.shape in ((), (1,)):
         value = value.load().item()
-    return value if type(value) is int and value >= 0 else None
+    return value if type(value) is int and 0 <= value < _MOST_STEPS else None
 
 
 def _why_nothing(name: str, found: Found, told: Sequence[Skipped]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -219,7 +220,8 @@ def _kept(slots: Mapping[str, Any]) -> dict[str, StoredTensor | float]:
         if isinstance(value, StoredTensor):
             kept[slot] = _number(value) if slot in NUMBERS and value.shape in ((), (1,)) else value
         elif isinstance(value, int | float):
-            kept[slot] = float(value)
+            with suppress(OverflowError):
+                kept[slot] = float(value)
     return kept
 
 

@@ -119,6 +119,8 @@ def _of_one(checkpoint: Checkpoint, optimizer: OptimizerState) -> Iterator[Gradi
         bias = checkpoint.weights.get(f"{module}.bias" if module else "bias")
         tensors = {key: each for key, each in state.items() if isinstance(each, StoredTensor)}
         step = steps.get(name)
+        if step == 0:
+            tensors = {}  # Adagrad has state before it has seen a gradient
         common: dict[str, Any] = {
             "name": name,
             "shape": shape,

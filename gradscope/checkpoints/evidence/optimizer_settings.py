@@ -18,7 +18,10 @@ def number(settings: Mapping[str, Any], key: str, default: float = math.nan) -> 
     value = settings.get(key)
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
-    return float(value) if isinstance(value, int | float) else default
+    try:
+        return float(value) if isinstance(value, int | float) else default
+    except OverflowError:
+        return default
 
 
 def fraction(settings: Mapping[str, Any], key: str, default: float) -> float:

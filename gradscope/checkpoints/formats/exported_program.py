@@ -1,8 +1,8 @@
 """Reads the weights of what ``torch.export.save`` wrote; the program itself is not even looked at.
 
-``torch.export.load`` is not used, since it runs what a file tells it to (see
-``exported_program_safety``). Three layouts are known: since torch 2.9 raw bytes and a list of them
-in JSON; in 2.8 the same archive with pickles of tensors; before that, four files beside each other.
+``torch.export.load`` is not used, since it runs what a file tells it to. Three layouts are known:
+since torch 2.9 raw bytes and a list of them in JSON; in 2.8 the same archive with pickles of
+tensors; before that, four files beside each other.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from gradscope.checkpoints.checkpoint import Checkpoint, StoredTensor
 from gradscope.checkpoints.contents.checkpoint_of import checkpoint_of
 from gradscope.checkpoints.pickles.plain import Unordered, Unread
 from gradscope.checkpoints.reader import Reader
-from gradscope.checkpoints.storage.regions import Region, mapped
+from gradscope.checkpoints.storage.regions import Region, Unreadable, mapped
 from gradscope.checkpoints.storage.strided import strided
 from gradscope.errors import CheckpointError
 
@@ -103,7 +103,10 @@ class _Entry:
         if dtype is None:
             return Unread(f"has the type {self.type_name:.20}, which is not read")
         region = file.part(start + self.begin, self.end - self.begin)
-        return strided(region, dtype, self.shape, _strides(self.shape), 0)
+        try:
+            return strided(region, dtype, self.shape, _strides(self.shape), 0)
+        except Unreadable as error:
+            return Unread(f"cannot be read: {error}")
 
 
 def _header(path: Path, data: bytes) -> dict[str, Any]:

@@ -159,9 +159,11 @@ def _steps(
         position += 1
         if operation == 0x71:  # BINPUT
             memo[data[position]] = stack[-1]
+            memory -= _ENTRY
             position += 1
         elif operation == 0x72:  # LONG_BINPUT
             memo[number(data[position : position + 4], "little")] = stack[-1]
+            memory -= _ENTRY
             position += 4
         elif operation == 0x68:  # BINGET
             stack.append(memo[data[position]])
@@ -171,6 +173,7 @@ def _steps(
             position += 4
         elif operation == 0x94:  # MEMOIZE
             memo[len(memo)] = stack[-1]
+            memory -= _ENTRY
         elif operation == 0x4B:  # BININT1
             stack.append(data[position])
             position += 1
@@ -305,6 +308,7 @@ def _steps(
             position = end + 1
             if operation == 0x70:  # PUT
                 memo[int(line)] = stack[-1]
+                memory -= _ENTRY
             else:
                 stack.append(memo[int(line)] if operation == 0x67 else LINES[operation](line))
         elif operation == 0x2E:  # STOP
@@ -315,6 +319,9 @@ def _steps(
         if memory < 0:
             refuse("a pickle that would take far more memory than it is long")
 
+
+_ENTRY: Final = 100
+"""Bytes of a note of where something is, of which a pickle may make one a byte."""
 
 _MEMORY: Final = 1 << 29
 """Bytes that objects may take at least: half a million tensors need less."""
