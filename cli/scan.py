@@ -39,6 +39,7 @@ def run(
     from gradscope.cli.writing import check_writable, write
     from gradscope.config import find_settings
 
+    targets = list(dict.fromkeys(targets))
     if model is None:
         scan_many.help_out(targets)
     settings = find_settings()

@@ -121,7 +121,8 @@ class DeadReLU(Rule[Limits]):
         shares = inactive_units(stored)
         units = {each.name: each.shape[0] for each in stored.layers}
         told = [(name, units[name], share) for name, share in shares.items()]
-        if told:
+        moments = bool(told)
+        if moments:
             what, source = "get no gradient of late, as dead ReLUs do", Source.OPTIMIZER_STATE
         else:
             told = [(each.name, each.channels, each.off_channels) for each in stored.normalisations]
@@ -138,7 +139,8 @@ class DeadReLU(Rule[Limits]):
             Severity.ERROR if severe else Severity.WARNING,
             [entry[0] for entry in faulty],
             f"{share:.0%} of the {number} units of {name} {what} (limit {bound:.0%}); "
-            f"{len(faulty)} of {len(told)} layers are affected.",
+            f"{len(faulty)} of {len(told)} layers are affected."
+            + (" No gradient gets past it." if share == 1.0 and moments else ""),
             {"units without gradient, worst weight": Measure(share, bound, source)},
         )
 
