@@ -8,7 +8,6 @@ rows are no units and nothing tells, and it takes layers to run in the order in 
 
 from __future__ import annotations
 
-import math
 import re
 
 from gradscope.stored import GradientEvidence, Stored, StoredRole, StoredWeight
@@ -102,14 +101,8 @@ def _bias_of(layer: StoredWeight) -> str:
 
 def _size(moments: list[GradientEvidence]) -> float:
     """Of a layer's gradient of late; the least where weight decay leaves nothing but rounding."""
-    seen = [_of_late(each) for each in moments if not _is_hidden(each)]
-    return max(seen) if seen else min(map(_of_late, moments))
-
-
-def _of_late(moment: GradientEvidence) -> float:
-    """RMS of the gradient over the last steps, or over as long as there is a memory of."""
-    mean = moment.mean_gradient_rms
-    return mean if math.isfinite(mean) else moment.gradient_rms
+    seen = [each.gradient_of_late for each in moments if not _is_hidden(each)]
+    return max(seen) if seen else min(each.gradient_of_late for each in moments)
 
 
 def _is_hidden(moment: GradientEvidence) -> bool:
@@ -118,7 +111,7 @@ def _is_hidden(moment: GradientEvidence) -> bool:
 
 
 def _is_outshone(moment: GradientEvidence) -> bool:
-    return _of_late(moment) < _OUTSHONE * moment.gradient_rms
+    return moment.gradient_of_late < _OUTSHONE * moment.gradient_rms
 
 
 def _fallen(moment: GradientEvidence) -> float:
@@ -132,7 +125,7 @@ def _gets_inputs(moments: list[GradientEvidence]) -> bool:
     """
     if not moments or _is_hidden(moments[0]):
         return False
-    late = [_of_late(each) for each in moments]
+    late = [each.gradient_of_late for each in moments]
     return late[0] > _WITHOUT_INPUTS * max(late)
 
 

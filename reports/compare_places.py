@@ -20,14 +20,13 @@ from gradscope.reports.nodes import (
 )
 from gradscope.reports.side_by_side import Picture, PictureKind, Place
 from gradscope.reports.signal import series
+from gradscope.reports.stored import GRADIENT, INACTIVE, SCALE
 from gradscope.reports.wording import count, number, percent
 
 __all__ = ["place_blocks"]
 
 _ROWS = 24
 """Layers listed in the table; all are in the JSON."""
-_INACTIVE = 0.5
-"""Share of a layer's units from which it is shown as bad, as in the picture of one checkpoint."""
 
 
 def place_blocks(picture: Picture) -> Iterator[Block]:
@@ -51,11 +50,11 @@ def place_blocks(picture: Picture) -> Iterator[Block]:
 def _chart(picture: Picture) -> Chart | None:
     stored = picture.kind is PictureKind.STORED
     gradients = [(place.a.gradient, place.b.gradient) for place in picture.places]
-    title = "Gradient of the weights (RMS, as the optimizer remembers it)"
+    title = GRADIENT
     if not stored:
         title = "Backward signal (RMS of dL/d output)"
     if not any(a is not None and b is not None for a, b in gradients):
-        title = "Scale of the weights (RMS times the root of the fan-in)"
+        title = SCALE
         gradients = [(place.a.scale, place.b.scale) for place in picture.places]
     lines = []
     said = []
@@ -114,7 +113,7 @@ def _row(place: Place, gradients: bool, idle: bool) -> Iterator[Cell]:
         yield from (Cell(number(reading.gradient)) for reading in both)
     if idle:
         for reading in both:
-            bad = reading.idle is not None and reading.idle > _INACTIVE
+            bad = reading.idle is not None and reading.idle > INACTIVE
             yield Cell(percent(reading.idle), Tone.BAD if bad else Tone.PLAIN)
     yield from (Cell(number(reading.scale)) for reading in both)
 

@@ -25,7 +25,7 @@ from gradscope.reports.nodes import (
 )
 from gradscope.reports.wording import among, count, middle, number, percent
 
-__all__ = ["positions_shown", "series", "signal", "sites_shown"]
+__all__ = ["BAR_DECADES", "drawable", "positions_shown", "series", "signal", "sites_shown"]
 
 _ROWS = 24
 """Sites listed in the table; more are thinned evenly, and all are in the JSON report."""
@@ -35,7 +35,7 @@ _EXTREME = 1e300
 """What is not between this and its inverse is not drawn: powers of ten around it overflow."""
 _CROSSES = 30
 """Sites marked as not drawable, at most."""
-_BAR_DECADES = 3.0
+BAR_DECADES = 3.0
 """A bar spans at least this many powers of ten, so that a healthy model's bars look alike."""
 
 
@@ -90,7 +90,8 @@ def _readings(profile: Profile) -> list[_Reading]:
     ]
 
 
-def _drawable(value: float) -> bool:
+def drawable(value: float) -> bool:
+    """Whether a logarithmic axis can show it."""
     return 1 / _EXTREME < value < _EXTREME
 
 
@@ -111,7 +112,7 @@ def _chart(
         name, tone = _label(index, len(readings))
         points = [(float(site.position), pick(site)) for site in sites]
         lines.append(series(name, tone, points))
-        drawn = [y for _, y in points if _drawable(y)]
+        drawn = [y for _, y in points if drawable(y)]
         if not drawn:
             said.append(f"{name}: nothing to draw at any of {count(len(points), 'site')}")
             continue
@@ -135,8 +136,8 @@ def _chart(
 
 def series(name: str, tone: Tone, points: Sequence[tuple[float, float]]) -> Line:
     """A line of a chart with a logarithmic axis: what of its points can be drawn, thinned."""
-    drawn = [point for point in points if _drawable(point[1])]
-    missing = tuple(x for x, y in points if not _drawable(y))
+    drawn = [point for point in points if drawable(point[1])]
+    missing = tuple(x for x, y in points if not drawable(y))
     return Line(name, tone, _binned(drawn), _few(missing))
 
 
@@ -187,7 +188,7 @@ def _table(readings: list[list[_Reading]], before: Profile) -> Table:
     idle = any(site.idle for sites in readings for site in sites)
 
     def bar(value: float) -> float:
-        return among(math.log10(value), low, high) if _drawable(value) else 0.0
+        return among(math.log10(value), low, high) if drawable(value) else 0.0
 
     columns = [
         Column("#", numeric=True),
@@ -249,8 +250,8 @@ def positions_shown(rows: int) -> list[int]:
 
 def _span(values: list[float]) -> tuple[float, float]:
     """Powers of ten at the two ends of the bars."""
-    logs = [math.log10(value) for value in values if _drawable(value)]
+    logs = [math.log10(value) for value in values if drawable(value)]
     if not logs:
-        return 0.0, _BAR_DECADES
+        return 0.0, BAR_DECADES
     high = math.ceil(max(logs))
-    return min(math.floor(min(logs)), high - _BAR_DECADES), float(high)
+    return min(math.floor(min(logs)), high - BAR_DECADES), float(high)

@@ -21,15 +21,16 @@ from gradscope.reports.nodes import (
     Table,
     Tone,
 )
-from gradscope.reports.signal import positions_shown
+from gradscope.reports.signal import BAR_DECADES, positions_shown
 from gradscope.reports.wording import among, count, listed, number, percent
 from gradscope.stored import GradientEvidence, Stored, StoredWeight
 
-__all__ = ["looked_at_stored", "stored_layers"]
+__all__ = ["GRADIENT", "INACTIVE", "SCALE", "looked_at_stored", "stored_layers"]
 
-_BAR_DECADES = 3.0
-"""As in the signal picture: bars of a healthy model look alike."""
-_INACTIVE = 0.5
+GRADIENT = "Gradient of the weights (RMS, as the optimizer remembers it)"
+SCALE = "Scale of the weights (RMS times the root of the fan-in)"
+"""Titles of charts."""
+INACTIVE = 0.5
 """Share of a layer's units from which it is shown as bad, as GS201 has it."""
 
 
@@ -64,7 +65,7 @@ def _chart(layers: Layers) -> Chart | None:
     points = tuple((at, value) for at, value in values if 0 < value < math.inf)
     if not points:
         return None
-    title = "Gradient of the weights (RMS, as the optimizer remembers it)"
+    title = GRADIENT
     return Chart(
         ChartKind.LINES,
         title,
@@ -86,7 +87,7 @@ def _chart(layers: Layers) -> Chart | None:
 def _table(stored: Stored, layers: Layers, remembered: bool) -> Table:
     known = [math.log10(value) for _, found in layers if 0 < (value := _gradient(found)) < math.inf]
     high = max(known, default=0.0)
-    low = min([*known, high - _BAR_DECADES])
+    low = min([*known, high - BAR_DECADES])
     columns = [Column("#", numeric=True), Column("layer", name=True)]
     if remembered:
         columns += [
@@ -108,7 +109,7 @@ def _table(stored: Stored, layers: Layers, remembered: bool) -> Table:
                 Cell(number(value), bar=bar),
                 Cell(
                     "–" if idle is None else percent(idle),
-                    Tone.BAD if idle is not None and idle > _INACTIVE else Tone.PLAIN,
+                    Tone.BAD if idle is not None and idle > INACTIVE else Tone.PLAIN,
                 ),
                 Cell(number(math.nan if found is None else found.update_ratio)),
             ]

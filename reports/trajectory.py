@@ -21,6 +21,8 @@ from gradscope.reports.nodes import (
     Table,
     Tone,
 )
+from gradscope.reports.signal import BAR_DECADES, drawable
+from gradscope.reports.stored import GRADIENT, INACTIVE, SCALE
 from gradscope.reports.wording import SEVERITY, among, count, number, percent
 from gradscope.trajectory import History, Snapshot, histories, places
 
@@ -33,12 +35,6 @@ _ROWS = 12
 """Checkpoints listed, at most; more are thinned evenly, and all are in the JSON report."""
 _POINTS = 200
 """Checkpoints drawn, at most."""
-_EXTREME = 1e300
-"""What is not between this and its inverse is not drawn: powers of ten around it overflow."""
-_BAR_DECADES = 3.0
-"""As in the signal picture: bars of a healthy model look alike."""
-_INACTIVE = 0.5
-"""Share of a layer's units from which it is shown as bad, as GS201 has it."""
 
 Value = Callable[[Snapshot], float]
 
@@ -136,10 +132,10 @@ def _table(read: Sequence[Snapshot], remembered: bool) -> Table:
         math.log10(value)
         for each in read
         for value in (each.gradient_first, each.gradient_last)
-        if _drawable(value)
+        if drawable(value)
     ]
     high = max(known, default=0.0)
-    low = min([*known, high - _BAR_DECADES])
+    low = min([*known, high - BAR_DECADES])
     columns = [Column("checkpoint")]
     if remembered:
         columns += [
@@ -154,13 +150,13 @@ def _table(read: Sequence[Snapshot], remembered: bool) -> Table:
         row = [Cell(place)]
         if remembered:
             value = each.gradient_first
-            bar = among(math.log10(value), low, high) if _drawable(value) else 0.0
+            bar = among(math.log10(value), low, high) if drawable(value) else 0.0
             row += [
                 Cell(_said(value), bar=bar),
                 Cell(_said(each.gradient_last)),
                 Cell(
                     "–" if math.isnan(each.inactive) else percent(each.inactive),
-                    Tone.BAD if each.inactive > _INACTIVE else Tone.PLAIN,
+                    Tone.BAD if each.inactive > INACTIVE else Tone.PLAIN,
                 ),
                 Cell(_said(each.update_ratio)),
             ]
@@ -186,7 +182,7 @@ def _said(value: float) -> str:
 
 
 def _gradients(drawn: Sequence[Snapshot]) -> Chart | None:
-    title = "Gradient of the weights (RMS, as the optimizer remembers it)"
+    title = GRADIENT
     return _chart(
         drawn,
         title,
@@ -198,7 +194,7 @@ def _gradients(drawn: Sequence[Snapshot]) -> Chart | None:
 
 
 def _scales(drawn: Sequence[Snapshot]) -> Chart | None:
-    title = "Scale of the weights (RMS times the root of the fan-in)"
+    title = SCALE
     return _chart(
         drawn,
         title,
@@ -216,12 +212,12 @@ def _chart(drawn: Sequence[Snapshot], title: str, values: dict[str, Value]) -> C
         points = tuple(
             (at, seen)
             for at, each in zip(positions, drawn, strict=True)
-            if _drawable(seen := value(each))
+            if drawable(seen := value(each))
         )
         missing = tuple(
             at
             for at, each in zip(positions, drawn, strict=True)
-            if not (_drawable(seen := value(each)) or math.isnan(seen))
+            if not (drawable(seen := value(each)) or math.isnan(seen))
         )
         if points:
             lines.append(Line(name, tone, points, missing))
@@ -262,10 +258,6 @@ def _positions(drawn: Sequence[Snapshot]) -> tuple[list[float], str]:
     if None in steps or len(set(steps)) < len(steps):
         return [float(at) for at in range(1, len(drawn) + 1)], "checkpoint, in order"
     return [float(step) for step in steps if step is not None], "step"
-
-
-def _drawable(value: float) -> bool:
-    return 1 / _EXTREME < value < _EXTREME
 
 
 def _thinned(amount: int, most: int) -> list[int]:

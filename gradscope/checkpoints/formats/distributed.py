@@ -8,7 +8,6 @@ asked for. Values that are no tensors, such as learning rates, are read at once.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -31,7 +30,7 @@ from gradscope.checkpoints.pickles.plain import Unread
 from gradscope.checkpoints.pickles.saved_tensors import read_saved
 from gradscope.checkpoints.reader import Reader
 from gradscope.checkpoints.storage.regions import Region, Unreadable
-from gradscope.checkpoints.storage.strided import strided
+from gradscope.checkpoints.storage.strided import row_major, strided
 from gradscope.checkpoints.storage.tiling import Box, tiles
 from gradscope.errors import CheckpointError
 from gradscope.records import Skipped
@@ -191,7 +190,7 @@ class _Folder:
         start = place.offset + header[""] + bounds[0]
         used = self._files.whole(place.file).part(start, bounds[1] - bounds[0])
         self._used.append(used)
-        return strided(used, entry.dtype, box.sizes, _contiguous(box.sizes), 0)
+        return strided(used, entry.dtype, box.sizes, row_major(box.sizes), 0)
 
     def _header(self, place: Place) -> dict[str, Any]:
         """Of the safetensors file that begins at a place; its own length under ``""``."""
@@ -257,10 +256,6 @@ def _joined(entry: TensorEntry, sources: Iterable[tuple[Box, Region | StoredTens
     if whole is None:
         raise Unreadable("it has no chunks")
     return whole
-
-
-def _contiguous(sizes: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(math.prod(sizes[index + 1 :]) for index in range(len(sizes)))
 
 
 def _is_plain(value: Any, length: int) -> bool:

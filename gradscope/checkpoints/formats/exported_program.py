@@ -20,7 +20,7 @@ from gradscope.checkpoints.pickles.saved_tensors import read_saved
 from gradscope.checkpoints.reader import Reader
 from gradscope.checkpoints.storage.regions import Region, Unreadable
 from gradscope.checkpoints.storage.strided import strided
-from gradscope.checkpoints.storage.zip_files import Directory, directory_of
+from gradscope.checkpoints.storage.zip_files import Directory, directory_of, refuse_big_endian
 from gradscope.errors import CheckpointError
 from gradscope.records import Skipped
 
@@ -116,9 +116,7 @@ class _Program:
         return checkpoint_of(self._weights, str(self._path), form, skipped=self._skipped)
 
     def _add_archive(self, root: str) -> None:
-        order = self._entries.get(f"{root}byteorder")
-        if order is not None and order.length < 10 and bytes(order.read()) != b"little":
-            raise Unreadable("its numbers are big-endian")
+        refuse_big_endian(self._entries, root)
         models = [
             name.removeprefix(root + _MODELS).removesuffix(".json")
             for name in self._entries

@@ -21,7 +21,7 @@ from gradscope.checkpoints.contents.checkpoint_of import checkpoint_of
 from gradscope.checkpoints.pickles.plain import Unordered, Unread
 from gradscope.checkpoints.reader import Reader
 from gradscope.checkpoints.storage.regions import Region, Unreadable, mapped
-from gradscope.checkpoints.storage.strided import strided
+from gradscope.checkpoints.storage.strided import row_major, strided
 from gradscope.errors import CheckpointError
 
 __all__ = ["SafetensorsReader", "load_safetensors"]
@@ -104,7 +104,7 @@ class _Entry:
             return Unread(f"has the type {self.type_name:.20}, which is not read")
         region = file.part(start + self.begin, self.end - self.begin)
         try:
-            return strided(region, dtype, self.shape, _strides(self.shape), 0)
+            return strided(region, dtype, self.shape, row_major(self.shape), 0)
         except Unreadable as error:
             return Unread(f"cannot be read: {error}")
 
@@ -175,10 +175,6 @@ def _whole(values: Any) -> bool:
     return isinstance(values, list) and all(
         type(value) is int and 0 <= value < 1 << 63 for value in values
     )
-
-
-def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 def _refuse(path: Path, what: str) -> NoReturn:

@@ -15,7 +15,7 @@ from gradscope.checkpoints.pickles.inert_pickle import NotInert, Pickle, read_pi
 from gradscope.checkpoints.pickles.known_names import ITEM_SIZES, KNOWN
 from gradscope.checkpoints.pickles.plain import made_plain
 from gradscope.checkpoints.pickles.saved_tensors import plain_tree, storage_of
-from gradscope.checkpoints.pickles.unpickling import damaged, refused, unpickled
+from gradscope.checkpoints.pickles.unpickling import explained, unpickled
 from gradscope.checkpoints.reader import Reader
 from gradscope.checkpoints.storage.regions import Region, Unreadable, mapped
 from gradscope.errors import CheckpointError
@@ -52,7 +52,7 @@ def load_legacy(path: Path, trust_pickle: bool) -> Any:
     Raises:
         CheckpointError: it is damaged, or holds more than weights, states and plain values.
     """
-    try:
+    with explained(path):
         if _is_tar(path):
             raise CheckpointError(
                 f"{path} is a tar file, as torch 0.1 wrote them, which is not read; load it with "
@@ -66,12 +66,6 @@ def load_legacy(path: Path, trust_pickle: bool) -> Any:
                 path, lambda: torch.load(file, weights_only=False, map_location="cpu")
             )
         return made_plain(loaded, lambda _: False)
-    except NotInert as error:
-        raise refused(path, error) from error
-    except Unreadable as error:
-        raise damaged(path, error) from error
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def pickle_after_others(data: bytes | mmap.mmap) -> int:

@@ -16,15 +16,14 @@ from torch import Tensor
 
 from gradscope.checkpoints.checkpoint import Checkpoint
 from gradscope.checkpoints.contents.checkpoint_of import checkpoint_of
-from gradscope.checkpoints.pickles.inert_pickle import NotInert, read_pickle
+from gradscope.checkpoints.pickles.inert_pickle import read_pickle
 from gradscope.checkpoints.pickles.known_names import KNOWN
 from gradscope.checkpoints.pickles.plain import made_plain
 from gradscope.checkpoints.pickles.saved_tensors import plain_tree
-from gradscope.checkpoints.pickles.unpickling import damaged, refused, unpickled
+from gradscope.checkpoints.pickles.unpickling import explained, unpickled
 from gradscope.checkpoints.reader import Reader
 from gradscope.checkpoints.storage.regions import Region, Unreadable, mapped
 from gradscope.checkpoints.storage.zip_files import Directory, directory_of, ends_of, pickle_in
-from gradscope.errors import CheckpointError
 
 __all__ = ["TorchZipReader", "load_zip"]
 
@@ -59,15 +58,9 @@ def load_zip(path: Path, trust_pickle: bool) -> Any:
     Raises:
         CheckpointError: it is damaged, or holds more than weights, states and plain values.
     """
-    try:
+    with explained(path):
         archive = _checked(path)
         return _unpickled(path, archive) if trust_pickle else _read(archive)
-    except NotInert as error:
-        raise refused(path, error) from error
-    except Unreadable as error:
-        raise damaged(path, error) from error
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from gradscope.checkpoints.pickles.known_names import DICTS, DTYPES, ITEM_SIZES,
 from gradscope.checkpoints.pickles.plain import DEPTH, TOO_DEEP, Unread
 from gradscope.checkpoints.storage.regions import Region, Unreadable
 from gradscope.checkpoints.storage.strided import Repeated, strided, whole_numbers
-from gradscope.checkpoints.storage.zip_files import pickle_in, regions_of_zip
+from gradscope.checkpoints.storage.zip_files import pickle_in, refuse_big_endian, regions_of_zip
 
 __all__ = ["plain_tree", "read_saved", "storage_of"]
 
@@ -37,9 +37,7 @@ def read_saved(region: Region) -> Any:
     if pickle is None:
         raise Unreadable("it was not written by torch.save")
     root = pickle.removesuffix("data.pkl")
-    order = entries.get(f"{root}byteorder")
-    if order is not None and order.length < 10 and bytes(order.read()) != b"little":
-        raise Unreadable("its numbers are big-endian")
+    refuse_big_endian(entries, root)
     try:
         value = read_inert(bytes(entries[pickle].read()))
     except NotInert as error:

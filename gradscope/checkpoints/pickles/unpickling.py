@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from gradscope.checked import one_line
 from gradscope.checkpoints.pickles.inert_pickle import NotInert, UnknownName
+from gradscope.checkpoints.storage.regions import Unreadable
 from gradscope.errors import CheckpointError
 
-__all__ = ["damaged", "refused", "unpickled"]
+__all__ = ["explained", "unpickled"]
 
 
 def unpickled(path: Path, load: Callable[[], Any]) -> Any:
@@ -28,7 +30,24 @@ def unpickled(path: Path, load: Callable[[], Any]) -> Any:
         ) from error
 
 
-def refused(path: Path, error: NotInert) -> CheckpointError:
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Makes what readers of pickles find wrong with a file a sentence for its user.
+
+    Raises:
+        CheckpointError: in here it was not inert, unreadable, or could not be opened.
+    """
+    try:
+        yield
+    except NotInert as error:
+        raise _refused(path, error) from error
+    except Unreadable as error:
+        raise _damaged(path, error) from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _refused(path: Path, error: NotInert) -> CheckpointError:
     """What a user is told of a pickle that was not read."""
     if isinstance(error, UnknownName):
         return CheckpointError(
@@ -42,6 +61,6 @@ def refused(path: Path, error: NotInert) -> CheckpointError:
     )
 
 
-def damaged(path: Path, what: object) -> CheckpointError:
+def _damaged(path: Path, what: object) -> CheckpointError:
     """What a user is told of a file that contradicts itself."""
     return CheckpointError(f"{path} is damaged or was made up: {what}; save or copy it again.")

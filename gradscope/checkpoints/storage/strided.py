@@ -13,7 +13,7 @@ from gradscope.checkpoints.pickles.inert_values import Called, Global
 from gradscope.checkpoints.storage.paging import MappedTensor
 from gradscope.checkpoints.storage.regions import Region, Unreadable
 
-__all__ = ["Repeated", "strided", "whole_numbers"]
+__all__ = ["Repeated", "row_major", "strided", "whole_numbers"]
 
 _DIMENSIONS: Final = 64
 """More than torch has in any tensor."""
@@ -69,6 +69,11 @@ def strided(
     return StoredTensor(
         sizes, dtype, lambda: torch.frombuffer(used.read(), dtype=dtype).as_strided(sizes, steps)
     )
+
+
+def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides, in elements, of a tensor whose elements lie one after another."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 def whole_numbers(value: object) -> tuple[int, ...] | None:

@@ -18,6 +18,7 @@ __all__ = [
     "ends_of",
     "forget_directory",
     "pickle_in",
+    "refuse_big_endian",
     "regions_of_zip",
 ]
 
@@ -152,6 +153,17 @@ def ends_of(region: Region, entries: Mapping[str, zipfile.ZipInfo]) -> dict[str,
             begin = entry.header_offset + _LOCAL_HEADER + length + extra
             before = ends[name] = begin + entry.compress_size
     return ends
+
+
+def refuse_big_endian(entries: Mapping[str, Region], root: str) -> None:
+    """Goes by what torch notes of the byte order below ``root``; no note means little-endian.
+
+    Raises:
+        Unreadable: it is another one.
+    """
+    order = entries.get(f"{root}byteorder")
+    if order is not None and order.length < 10 and bytes(order.read()) != b"little":
+        raise Unreadable("its numbers are big-endian")
 
 
 def pickle_in(names: Mapping[str, object]) -> str | None:
