@@ -10,7 +10,7 @@ import traceback
 
 import typer
 
-from gradscope.cli import compare, demo, fix, remedy, rule, scan, schema
+from gradscope.cli import compare, demo, fix, remedy, report, rule, run, scan, schema, watch
 from gradscope.errors import GradscopeError
 
 __all__ = ["app", "main"]
@@ -24,8 +24,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (scan, fix, compare, rule, remedy, schema, demo):
-    app.command(command.NAME)(command.run)
+for command in (scan, fix, run, watch, report, compare, rule, remedy, schema, demo):
+    # Settings of the parser, where a command is not like the others.
+    settings = getattr(command, "SETTINGS", None)
+    app.command(command.NAME, context_settings=settings)(command.run)
 
 
 @app.callback()
@@ -40,8 +42,13 @@ def main() -> None:
     # --debug may stand anywhere, so it is taken out before the commands see the rest.
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    if arguments[:1] == [run.NAME]:
+        # There it may be the script's.
+        arguments = sys.argv[sys.argv.index(run.NAME) :]
     try:
         app(arguments)
+    except run.Ready as found:
+        ready = found
     except GradscopeError as error:
         if debug:
             traceback.print_exc()
@@ -62,3 +69,5 @@ def main() -> None:
             err=True,
         )
         sys.exit(3)
+    # Out of reach of all that catches errors here: the script is to end as it would by itself.
+    ready.start()

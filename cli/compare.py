@@ -1,4 +1,4 @@
-"""``gradscope compare``: two saved reports or checkpoints side by side."""
+"""``gradscope compare``: two saved reports, checkpoints or training runs side by side."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ BEFORE = Annotated[
     str,
     typer.Argument(
         metavar="A",
-        help="A report that was saved with --format json, or a checkpoint (a file or folder).",
+        help="A report that was saved with --format json, a checkpoint (a file or folder), or the "
+        "store of a training run.",
     ),
 ]
 AFTER = Annotated[str, typer.Argument(metavar="B", help="The same; what is judged by A.")]
@@ -42,7 +43,7 @@ def run(
     output: options.Output = None,
     trust_pickle: options.TrustPickle = False,
 ) -> None:
-    """Put two reports or checkpoints side by side: what is new, gone, worse or better in B.
+    """Put two reports, checkpoints or runs side by side: what is new, gone, worse or better in B.
 
     Exits 0 when B has no warning or error that A has not, 1 when it has a new one or one that is
     more severe than in A; 2 for wrong usage, 3 when A or B cannot be loaded.
@@ -73,7 +74,12 @@ def run(
 
 
 def _is_report(path: str) -> bool:
-    return path.endswith(".json") and not path.endswith(_INDEX) and not Path(path).is_dir()
+    """Whether it is a saved report or, of which one is made at once, a run store."""
+    from gradscope.store import is_run_store
+
+    if path.endswith(".json") and not path.endswith(_INDEX):
+        return not Path(path).is_dir()
+    return is_run_store(path)
 
 
 def _check(a: str, b: str, trust_pickle: bool) -> None:
@@ -84,7 +90,7 @@ def _check(a: str, b: str, trust_pickle: bool) -> None:
                 f"its report with 'gradscope scan {path} --format json --output REPORT.json'."
             )
     if trust_pickle and _is_report(a) and _is_report(b):
-        raise UsageError("--trust-pickle is for checkpoints, and both A and B are reports.")
+        raise UsageError("--trust-pickle is for checkpoints, and both A and B are reports or runs.")
 
 
 def _loaded(
@@ -92,9 +98,9 @@ def _loaded(
 ) -> tuple[Report, Report]:
     """Both reports; saved ones first, so that a damaged one is told of before long work."""
     from gradscope.cli.progress import progress_bar
-    from gradscope.reports import load_report
+    from gradscope.cli.report import opened
 
-    found = {path: load_report(path) for path in paths if _is_report(path)}
+    found = {path: opened(path) for path in paths if _is_report(path)}
     if len(found) < len(set(paths)):
         from gradscope.pipeline import scan_checkpoint
 

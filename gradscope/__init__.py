@@ -5,6 +5,8 @@
     plan     = gradscope.prescribe(findings, model)
     patch    = gradscope.apply(model, plan)
     report   = gradscope.fix(subject)
+    with gradscope.Monitor(model, optimizer) as monitor:
+        ...; optimizer.step(); monitor.step(loss)
 
 Importing gradscope does not import torch; the first use of a function does.
 """
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from gradscope.diagnose import diagnose
     from gradscope.errors import GradscopeError
     from gradscope.loading import load_subject
+    from gradscope.monitor import Monitor
     from gradscope.patch import Patch, apply, replace_derivative
     from gradscope.pipeline import fix, scan
     from gradscope.prescribe import prescribe
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from gradscope.records import Finding, Findings, Plan, Profile, Report, Verdict
     from gradscope.reports import load_plan, load_report
     from gradscope.schedule import Annealing, Conversion
+    from gradscope.store import open_run
     from gradscope.subject import Subject
     from gradscope.verify import verify
 
@@ -41,6 +45,7 @@ __all__ = [
     "Finding",
     "Findings",
     "GradscopeError",
+    "Monitor",
     "Patch",
     "Plan",
     "Profile",
@@ -56,6 +61,7 @@ __all__ = [
     "load_plan",
     "load_report",
     "load_subject",
+    "open_run",
     "prescribe",
     "profile",
     "replace_derivative",
@@ -70,6 +76,7 @@ _HOMES = {
     "Finding": "records",
     "Findings": "records",
     "GradscopeError": "errors",
+    "Monitor": "monitor",
     "Patch": "patch",
     "Plan": "records",
     "Profile": "records",
@@ -85,6 +92,7 @@ _HOMES = {
     "load_plan": "reports",
     "load_report": "reports",
     "load_subject": "loading",
+    "open_run": "store",
     "prescribe": "prescribe",
     "profile": "profile",
     "replace_derivative": "patch",

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
 
 from gradscope import registry
 from gradscope.config import Settings
 from gradscope.configured import Configured, rules_to_run
 from gradscope.records import Finding, Findings, Profile, Skipped, Source
-from gradscope.rules import Rule
+from gradscope.rules.training import TrainingProfile
 
-__all__ = ["diagnose"]
+__all__ = ["cause_of", "diagnose"]
 
 
 def diagnose(
@@ -25,7 +24,7 @@ def diagnose(
     """Runs the rules over a profile.
 
     What is found in a checkpoint (``Profile.stored``) counts where the rule finds nothing in what
-    was measured.
+    was measured. Of a training that goes on, only those rules are asked that can judge it.
 
     Args:
         profile: as measured, or read, or both.
@@ -51,6 +50,8 @@ def diagnose(
             reason = "a checkpoint alone does not tell; give the model with --model"
             skipped.append(Skipped(", ".join(unread), reason))
         running = [entry for entry in running if entry.rule.reads_stored()]
+    if isinstance(profile, TrainingProfile):
+        running = [entry for entry in running if entry.rule.judges_training()]
     for entry in running:
         shown = entry.shown(profile)
         if shown is not profile:
@@ -68,7 +69,7 @@ def diagnose(
     items = [
         replace(
             found[rule.code],
-            cause=_cause(rule, found, profile),
+            cause=cause_of(found[rule.code], found, profile),
             remedies=tuple(remedy.name for remedy in registry.treating(rule.code)),
         )
         for rule in rules
@@ -88,6 +89,8 @@ def _checked(entry: Configured, shown: Profile) -> Finding | Skipped | None:
     if shown.stored is not None and not shown.measured:
         return rule.check_stored(shown.stored, entry.limits)
     measured: Finding | Skipped | None
+    if isinstance(shown, TrainingProfile):
+        return rule.check_training(shown, entry.limits)
     if rule.needs_data and shown.source is Source.SYNTHETIC:
         measured = Skipped(rule.code, "it needs data: the inputs and the loss are made up")
     else:
@@ -104,14 +107,14 @@ def _was_remembered(finding: Finding) -> bool:
     return any(each.source is Source.OPTIMIZER_STATE for each in finding.evidence.values())
 
 
-def _cause(rule: Rule[Any], found: Mapping[str, Finding], profile: Profile) -> str | None:
-    """The most fundamental fault found that explains the rule's, and came before it."""
-    shows = found[rule.code].since
+def cause_of(finding: Finding, found: Mapping[str, Finding], profile: Profile) -> str | None:
+    """Code of the most fundamental fault found that explains this one, and came before it."""
+    rule, shows = registry.rules()[finding.code], finding.since
     for code in rule.explained_by:
         if code not in found or not rule.brought_about(found[code], profile):
             continue
         # What is remembered of the real data is of other steps than those on made-up inputs.
-        together = _was_remembered(found[code]) is _was_remembered(found[rule.code])
+        together = _was_remembered(found[code]) is _was_remembered(finding)
         if together or not profile.measured:
             # Of two faults of the updates, one can be there as soon as the other.
             late = registry.rules()[code].acts_after_update and not rule.acts_after_update

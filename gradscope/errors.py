@@ -9,7 +9,8 @@
         ├── SubjectError            3   a subject file is missing, broken or incomplete
         ├── ModelError              3   the model, its data or its loss failed while it ran
         ├── ReportError             3   a saved report cannot be read
-        └── CheckpointError         3   a checkpoint cannot be read, or must not be
+        ├── CheckpointError         3   a checkpoint cannot be read, or must not be
+        └── StoreError              3   the store of a training run cannot be read
 
 A message is one sentence or two: it names the thing, the value, and the next step.
 """
@@ -26,6 +27,7 @@ __all__ = [
     "PlanError",
     "PluginError",
     "ReportError",
+    "StoreError",
     "SubjectError",
     "TargetError",
     "UsageError",
@@ -78,3 +80,7 @@ class ReportError(TargetError):
 
 class CheckpointError(TargetError):
     """A checkpoint cannot be read, or would run code that nobody has trusted."""
+
+
+class StoreError(TargetError):
+    """The store of a training run cannot be read."""

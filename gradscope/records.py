@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from gradscope.history import TrainingHistory
 from gradscope.severity import Severity
 from gradscope.stored import Stored
 from gradscope.trajectory import Snapshot
@@ -416,6 +417,7 @@ class Profile:
         modes: None where it was skipped.
         stored: what a checkpoint told; where nothing was run, all that is measured is empty.
         trajectory: of a run's checkpoints, of which this is the newest, in the order of training.
+        training: of a run that a monitor recorded; all else is then of its newest samples.
     """
 
     source: Source
@@ -439,6 +441,7 @@ class Profile:
     modes: ModeLosses | None = None
     stored: Stored | None = None
     trajectory: tuple[Snapshot, ...] = ()
+    training: TrainingHistory | None = None
 
     @property
     def steps(self) -> int:

@@ -58,11 +58,17 @@ def _specification(chart: Chart) -> dict[str, Any]:
     dashes = [_DASHES[index % len(_DASHES)] for index in range(len(names))]
     abreast = 2 if max(map(len, names), default=0) <= _LEGEND_HALF else 1
     legend = alt.Legend(orient="top", title=None, columns=abreast) if len(names) > 1 else None
-    colour = alt.Color("series:N", scale=alt.Scale(domain=names, range=colours), legend=legend)
-    shape = alt.Shape("series:N", scale=alt.Scale(domain=names, range=shapes), legend=legend)
-    dash = alt.StrokeDash("series:N", scale=alt.Scale(domain=names, range=dashes), legend=None)
     bars = chart.kind is ChartKind.COLUMNS
     places = max((len(line.points) for line in chart.lines), default=1)
+    marked = bars or places <= _POINTS_MARKED
+    colour = alt.Color("series:N", scale=alt.Scale(domain=names, range=colours), legend=legend)
+    shape = alt.Shape("series:N", scale=alt.Scale(domain=names, range=shapes), legend=legend)
+    # Where no points are drawn, the legend shows the lines themselves.
+    dash = alt.StrokeDash(
+        "series:N",
+        scale=alt.Scale(domain=names, range=dashes),
+        legend=None if marked else legend,
+    )
     breadth = max(1.0, 0.7 * _WIDTH / max(1, places * len(names)))
     margin = 4 + breadth * len(names) / 2 if bars else 6
     x = alt.X(
@@ -83,7 +89,7 @@ def _specification(chart: Chart) -> dict[str, Any]:
         drawn = alt.Chart(alt.Data(values=_rows(chart.lines)))
         line_mark = drawn.mark_line(strokeWidth=1.8)
         layers.append(line_mark.encode(x=x, y=y, color=colour, strokeDash=dash))
-        if places <= _POINTS_MARKED:
+        if marked:
             points = drawn.mark_point(filled=True, size=22, opacity=1)
             layers.append(points.encode(x=x, y=y, color=colour, shape=shape))
         missing = [{"x": at, "series": line.name} for line in chart.lines for at in line.missing]
@@ -107,7 +113,12 @@ def _specification(chart: Chart) -> dict[str, Any]:
             titleFontWeight="normal",
         )
         .configure_legend(
-            labelColor="var(--ink)", labelFontSize=11, labelLimit=_WIDTH, symbolStrokeWidth=0
+            labelColor="var(--ink)",
+            labelFontSize=11,
+            labelLimit=_WIDTH,
+            columnPadding=14,
+            symbolStrokeWidth=0 if marked else 1.8,
+            **({} if marked else {"symbolType": "stroke", "symbolSize": 400}),
         )
         .to_dict()
     )

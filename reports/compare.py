@@ -73,9 +73,12 @@ def compare(
 
 def _side(report: Report, name: str, left_out: Collection[str]) -> Side:
     profile = report.profile
-    steps, source = None, None
+    steps, source, loss = None, None, None
     if profile is not None:
         steps = profile.steps if profile.measured or profile.stored is None else profile.stored.step
+        if profile.training is not None:
+            steps = profile.training.last_step + 1
+            loss = next(reversed(profile.training.loss), None)
         source = profile.source
     return Side(
         name=name,
@@ -87,6 +90,7 @@ def _side(report: Report, name: str, left_out: Collection[str]) -> Side:
         optimizer=None if profile is None else profile.optimizer,
         source=source,
         findings=sum(finding.code not in left_out for finding in report.findings),
+        loss=loss,
     )
 
 

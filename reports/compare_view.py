@@ -359,6 +359,8 @@ def _sides(a: Side, b: Side) -> Table:
         ("steps", _steps(a), _steps(b)),
         ("optimizer", a.optimizer or "–", b.optimizer or "–"),
     ]
+    if a.loss is not None or b.loss is not None:
+        rows.append(("loss at the end", number(a.loss), number(b.loss)))
     return Table(
         (Column("about"), Column("A"), Column("B")),
         tuple(

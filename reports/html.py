@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gradscope.records import Report
-from gradscope.reports.nodes import Chart, Document
+from gradscope.reports.nodes import Chart, Document, HeatMap
 from gradscope.reports.view import view
 
 if TYPE_CHECKING:
@@ -34,12 +34,16 @@ def _environment() -> Environment:
     from markupsafe import Markup
 
     from gradscope.reports.charts import draw
+    from gradscope.reports.heat_map import draw_heat_map
 
     drawn = 0
 
-    def svg(chart: Chart) -> Markup:
+    def svg(chart: Chart | HeatMap) -> Markup:
         nonlocal drawn
         drawn += 1
+        if isinstance(chart, HeatMap):
+            # Safe: names and labels are escaped there, all else are numbers.
+            return Markup(draw_heat_map(chart, f"chart{drawn}"))
         # Safe: vl-convert escapes what it sets as text, and draw() escapes the label.
         return Markup(draw(chart, f"chart{drawn}"))
 

@@ -26,6 +26,7 @@ __all__ = [
     "Figure",
     "Fold",
     "Headline",
+    "HeatMap",
     "Items",
     "Line",
     "Mark",
@@ -168,6 +169,30 @@ class Chart:
 
 
 @dataclass(frozen=True, slots=True)
+class HeatMap:
+    """Values over steps by layers, drawn as shades of one colour.
+
+    Attributes:
+        title, summary, x_title: as of a chart.
+        edges: where each column ends on the x axis, ascending; the first begins at ``start``.
+        rows: a name and one value for each column, from top to bottom. NaN is left blank; on a
+            logarithmic scale what is not above zero, or not finite, is hatched.
+        start: where the x axis begins.
+        logarithmic: of the shades.
+        percent: values are shares from 0 to 1, and so are the shades.
+    """
+
+    title: str
+    summary: str
+    x_title: str
+    edges: tuple[float, ...]
+    rows: tuple[tuple[str, tuple[float, ...]], ...]
+    start: float = 0.0
+    logarithmic: bool = False
+    percent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Figure:
     """Charts, and the table that says the same where nothing can be drawn.
 
@@ -175,7 +200,7 @@ class Figure:
         folded: the table steps back where the charts are drawn.
     """
 
-    charts: tuple[Chart, ...]
+    charts: tuple[Chart | HeatMap, ...]
     table: Table
     folded: bool = True
 

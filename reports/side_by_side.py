@@ -63,6 +63,7 @@ class Side:
         optimizer: its class name, or None.
         source: where the numbers come from; None where there are none.
         findings: how many it has.
+        loss: of a training run, the mean over its last steps; None elsewhere.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Side:
     optimizer: str | None
     source: Source | None
     findings: int
+    loss: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,6 +186,7 @@ def _table(readings: list[list[_Reading]], before: Profile) -> Table:
     rows = [first[at] for at in positions_shown(len(first))]
     low, high = _span([site.backward for sites in readings for site in sites])
     idle = any(site.idle for sites in readings for site in sites)
+    varied = not all(math.isnan(site.variation) for sites in readings for site in sites)
 
     def bar(value: float) -> float:
         return among(math.log10(value), low, high) if drawable(value) else 0.0
@@ -194,9 +195,10 @@ def _table(readings: list[list[_Reading]], before: Profile) -> Table:
         Column("#", numeric=True),
         Column("site", name=True),
         Column("forward", numeric=True, optional=True),
-        Column("variation", numeric=True, optional=True),
-        Column("backward before" if later else "backward", numeric=True),
     ]
+    if varied:
+        columns.append(Column("variation", numeric=True, optional=True))
+    columns.append(Column("backward before" if later else "backward", numeric=True))
     if later:
         columns.append(Column("backward after", numeric=True))
     if idle:
@@ -207,9 +209,10 @@ def _table(readings: list[list[_Reading]], before: Profile) -> Table:
             Cell(str(site.position), Tone.MUTED),
             Cell(site.name),
             Cell(number(site.forward)),
-            Cell(number(site.variation)),
-            Cell(number(site.backward), bar=bar(site.backward)),
         ]
+        if varied:
+            row.append(Cell(number(site.variation)))
+        row.append(Cell(number(site.backward), bar=bar(site.backward)))
         if later:
             match = _same_site(site.name, later)
             row.append(

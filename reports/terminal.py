@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.text import Text
 
-__all__ = ["render_terminal"]
+__all__ = ["STYLES", "Pen", "render_terminal"]
 
-_STYLES = {
+STYLES = {
     Tone.PLAIN: "",
     Tone.GOOD: "green",
     Tone.WARN: "yellow",
@@ -57,7 +57,10 @@ _ASCII = str.maketrans(
         "·": "-",
         "━": "#",
         "╸": "#",
+        "─": "-",
+        "×": "x",
         "∞": "inf",
+        **dict(zip("▁▂▃▄▅▆▇█", ".:-=+*#@", strict=True)),
     }
 )
 _MEASURE = 96
@@ -72,7 +75,7 @@ def render_terminal(document: Document, console: Console) -> None:
     from rich.rule import Rule
     from rich.text import Text
 
-    pen = _Pen(console)
+    pen = Pen(console)
 
     def put(renderable: RenderableType, indent: int = 0) -> None:
         # Line by line, so that no line ends in spaces: a report is also piped into files.
@@ -110,7 +113,7 @@ def render_terminal(document: Document, console: Console) -> None:
                 put(renderable, indent)
 
 
-class _Pen:
+class Pen:
     """Draws nodes for one console: what it needs to know of that console stands here."""
 
     def __init__(self, console: Console) -> None:
@@ -133,7 +136,7 @@ class _Pen:
 
     def marked(self, mark: Mark, text: str, *, strong: bool = False) -> Text:
         """The mark's symbol and word in its colour, then the text."""
-        style = f"bold {_STYLES[mark.tone]}".strip() if strong else _STYLES[mark.tone]
+        style = f"bold {STYLES[mark.tone]}".strip() if strong else STYLES[mark.tone]
         drawn = self.text("").append_text(self.text(f"{mark.symbol} {mark.word}", style))
         if text:
             drawn.append("  ").append_text(self.text(text, "bold" if strong else ""))
@@ -144,7 +147,7 @@ class _Pen:
         room = self.width - indent
         match block:
             case Paragraph():
-                yield indent, self.prose(self.text(block.text, _STYLES[block.tone]), room)
+                yield indent, self.prose(self.text(block.text, STYLES[block.tone]), room)
             case Names():
                 yield indent, self.names(block, room)
             case Items():
@@ -256,12 +259,12 @@ class _Pen:
         """One column's cells; numbers that have bars are aligned before them."""
         cells = [row[index] for row in table.rows]
         if all(cell.bar is None for cell in cells):
-            return [self.text(cell.text, _STYLES[cell.tone]) for cell in cells]
+            return [self.text(cell.text, STYLES[cell.tone]) for cell in cells]
         numbers = max(len(cell.text) for cell in cells)
         length = 18 if self.width >= _WIDE else 10
         return [
             self.text(cell.text.rjust(numbers) + " ").append_text(
-                self.text(self.bar(cell.bar or 0.0, length), _STYLES[cell.tone])
+                self.text(self.bar(cell.bar or 0.0, length), STYLES[cell.tone])
             )
             for cell in cells
         ]

@@ -40,6 +40,7 @@ from gradscope.reports.nodes import (
 from gradscope.reports.proof import tried, verdict_numbers
 from gradscope.reports.signal import signal
 from gradscope.reports.stored import looked_at_stored, stored_layers
+from gradscope.reports.training import looked_over_run, over_run
 from gradscope.reports.trajectory import looked_over, over_training
 from gradscope.reports.undone import undone
 from gradscope.reports.wording import (
@@ -158,6 +159,8 @@ def _looked_at(report: Report) -> str:
     profile = report.profile
     if profile is None:
         return "The model was not run."
+    if profile.training is not None:
+        return looked_over_run(profile.training)
     if not profile.measured and profile.stored is not None:
         over = f"{looked_over(profile.trajectory)} " if profile.trajectory else ""
         return f"{over}{looked_at_stored(profile.stored)}; the model was not run."
@@ -181,8 +184,10 @@ def _verdict(verdict: Verdict, findings: Sequence[Finding]) -> tuple[Block, ...]
 
 
 def _over_training(report: Report) -> tuple[Block, ...]:
-    trajectory = report.profile.trajectory if report.profile is not None else ()
-    return over_training(trajectory) if trajectory else ()
+    profile = report.profile
+    if profile is not None and profile.training is not None:
+        return over_run(profile.training)
+    return over_training(profile.trajectory) if profile is not None and profile.trajectory else ()
 
 
 def _signal(report: Report) -> tuple[Block, ...]:
@@ -250,9 +255,15 @@ def _environment(report: Report) -> Items:
         Entry("target", f"{target.name} ({target.kind})"),
         Entry("parameters", number(target.parameters)),
     ]
-    if report.profile is not None:
-        entries.append(Entry("optimizer", report.profile.optimizer or "none given"))
-        entries.append(Entry("seed", str(report.profile.seed)))
+    profile = report.profile
+    if profile is not None:
+        entries.append(Entry("optimizer", profile.optimizer or "none given"))
+        if profile.training is None:
+            entries.append(Entry("seed", str(profile.seed)))
+        else:
+            entries.append(Entry("model", profile.training.model))
+            entries.append(Entry("command", " ".join(profile.training.command) or "not known"))
+            entries.append(Entry("processes", number(profile.processes)))
     entries += [Entry(name, value) for name, value in report.environment.items()]
     entries.append(Entry(report.tool.name, report.tool.version))
     return Items(tuple(entries))

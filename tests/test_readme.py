@@ -23,7 +23,7 @@ from my_model import build_data, build_model, build_optimizer, loss
 torch.manual_seed(0)
 model = build_model()
 optimizer = build_optimizer(model.parameters())
-os.mkdir("checkpoints")
+os.makedirs("checkpoints", exist_ok=True)
 for epoch in range(3):
     for batch in build_data():
         optimizer.zero_grad()
@@ -33,6 +33,7 @@ for epoch in range(3):
     kept = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": steps}
     torch.save(kept, f"checkpoints/step_{steps}.pt")
 torch.save(kept, "checkpoint.pt")
+print("trained")
 """
 
 
@@ -42,7 +43,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     (subject,) = [block for block in BLOCKS if block.startswith("# my_model.py")]
     (folder / "my_model.py").write_text(subject, encoding="utf-8")
-    subprocess.run([sys.executable, "-c", TRAINING], cwd=folder, check=True, timeout=300)
+    (folder / "train.py").write_text(TRAINING, encoding="utf-8")
+    subprocess.run([sys.executable, "train.py"], cwd=folder, check=True, timeout=300)
     return folder
 
 
@@ -58,7 +60,7 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 def test_there_are_commands_and_code() -> None:
     assert len(COMMANDS) >= 5
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -81,12 +83,16 @@ def test_the_python_of_the_readme(folder: Path, monkeypatch: pytest.MonkeyPatch)
     """Whole, in its order; it applies the plan that a command before it has written."""
     run(next(command for command in COMMANDS if "--out repaired" in command), folder)
     monkeypatch.chdir(folder)
-    api, by_hand = [block for block in BLOCKS if not block.startswith("# my_model.py")]
+    api, monitored, by_hand = [each for each in BLOCKS if not each.startswith("# my_model.py")]
     names: dict[str, object] = {}
     exec((folder / "my_model.py").read_text(encoding="utf-8"), names)
     names["model"] = names["build_model"]()  # type: ignore[operator]
     names["batches"] = names["build_data"]()  # type: ignore[operator]
     exec(api, names)
     assert names["report"].verdict.status == "nothing-to-fix"  # type: ignore[attr-defined]
+    (folder / "run.gradscope").unlink(missing_ok=True)
+    names["optimizer"] = names["build_optimizer"](names["model"].parameters())  # type: ignore
+    exec(monitored, names)
+    assert names["monitor"].alerts == ()  # type: ignore[attr-defined]
     names["model"] = names["build_model"]()  # type: ignore[operator]
     exec(by_hand, names)

@@ -20,7 +20,7 @@ from gradscope.profile.sharding import is_distributed
 from gradscope.profile.site import Site
 from gradscope.profile.sums import PEAKS, PLACED, Place, Sums
 
-__all__ = ["Exchange", "Packet"]
+__all__ = ["Exchange", "Packet", "merged"]
 
 T = TypeVar("T")
 
@@ -123,7 +123,7 @@ class Exchange:
                 entry |= {shape, None} if key[0] in unplaced and name in PLACED else {shape}
         agreed = [
             (*entry, next(iter(shapes[entry])))
-            for entry in _merged([[entry[:3] for entry in entries] for entries, _ in gathered])
+            for entry in merged([[entry[:3] for entry in entries] for entries, _ in gathered])
             if len(shapes[entry]) == 1
         ]
         flat = torch.cat(
@@ -145,7 +145,7 @@ class Exchange:
             if parts is not None:
                 total.parts[key] = parts
             total.sums.setdefault(key, {})[name] = (values / copies).reshape(shape)
-        order = _merged([list(about) for _, about in gathered])
+        order = merged([list(about) for _, about in gathered])
         known = {name: value for _, about in reversed(gathered) for name, value in about.items()}
         for name, rows in unplaced.items():
             known[name].unplaced, known[name].shape = True, (rows, *known[name].shape[1:])
@@ -163,24 +163,24 @@ class Exchange:
         return found
 
 
-def _merged(lists: list[list[Any]]) -> list[Any]:
+def merged(lists: list[list[Any]]) -> list[Any]:
     """One list in the order of all: what one lacks stands before what follows it in another."""
     first, *others = lists
-    merged = list(first)
+    order = list(first)
     for each in others:
         if each == first:
             continue
-        known = set(merged)
+        known = set(order)
         waiting: list[Any] = []
         for entry in each:
             if entry not in known:
                 waiting.append(entry)
             elif waiting:
-                place = merged.index(entry)
-                merged[place:place] = waiting
+                place = order.index(entry)
+                order[place:place] = waiting
                 waiting = []
-        merged += waiting
-    return merged
+        order += waiting
+    return order
 
 
 def _fingerprint(batch: Batch) -> tuple[float, ...]:

@@ -24,7 +24,7 @@ from gradscope.profile.repeat import MODE_BATCHES, Repeats
 from gradscope.profile.sharding import bare, local
 from gradscope.records import GradientNoise, ModeLosses, Profile, Skipped, Source
 
-__all__ = ["Run"]
+__all__ = ["Run", "owner"]
 
 # Units are called dead or saturated over this many samples times positions; where the steps show
 # fewer, further batches are passed forward, as far as there are any.
@@ -127,7 +127,7 @@ class Run:
         FSDP2 has modules use whole parameters in place of their parts.
         """
         used = id(parameter) in self.observer.used or local(parameter) is not parameter
-        return used and _owner(bare(self.model), name) in self.observer.reached
+        return used and owner(bare(self.model), name) in self.observer.reached
 
     @staticmethod
     def _modes(repeats: Repeats, batches: list[Batch], skipped: list[Skipped]) -> ModeLosses | None:
@@ -211,7 +211,7 @@ class Run:
             return None
 
 
-def _owner(model: nn.Module, parameter: str) -> str:
+def owner(model: nn.Module, parameter: str) -> str:
     """The module that runs with a parameter: its holder, or what holds a list of parameters."""
     name = parameter.rpartition(".")[0]
     while name and _never_runs(model.get_submodule(name)):

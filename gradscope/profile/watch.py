@@ -106,6 +106,7 @@ class Watch:
         self._layouts = measuring.layouts
         self._running = threading.local()
         self._handles: list[RemovableHandle] = []
+        self._before: dict[nn.Module, Callable[..., None]] = {}
 
     @property
     def _frames(self) -> list[_Frame]:
@@ -119,22 +120,34 @@ class Watch:
     def watching(self) -> Iterator[None]:
         """Hooks are on the model inside, and on nothing afterwards."""
         try:
-            inside = "\0"
-            for name, module in self._model.named_modules():
-                if isinstance(module, torch.jit.ScriptModule):
-                    if not name.startswith(inside):
-                        inside = f"{name}."
-                        self._measuring.cannot_see(
-                            "TorchScript runs as a whole, without calling its modules", name
-                        )
-                    continue
-                self._watch(name, module)
+            self.put_on()
             with Calls(self):
                 yield
         finally:
-            for handle in self._handles:
-                handle.remove()
+            self.take_off()
             self._running = threading.local()
+
+    def put_on(self) -> None:
+        """Puts hooks on the modules; calls of functions are not listened to by that."""
+        inside = "\0"
+        for name, module in self._model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                if not name.startswith(inside):
+                    inside = f"{name}."
+                    self._measuring.cannot_see(
+                        "TorchScript runs as a whole, without calling its modules", name
+                    )
+                continue
+            self._watch(name, module)
+
+    def take_off(self) -> None:
+        """Takes all hooks off."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def leaves(self) -> None:
+        """The module that was called from outside has returned or raised."""
 
     @contextmanager
     def _harmless(self, name: str) -> Iterator[None]:
@@ -188,7 +201,11 @@ class Watch:
             if root:
                 with self._harmless(name):
                     self._measuring.see_output(output)
+            if not self._frames:
+                with self._harmless(name):
+                    self.leaves()
 
+        self._before[module] = before
         self._handles += [
             module.register_forward_pre_hook(before, with_kwargs=True),
             module.register_forward_hook(after, with_kwargs=True, always_call=True),

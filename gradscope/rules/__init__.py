@@ -12,6 +12,7 @@ from dataclasses import field, fields
 from typing import Any, ClassVar, Generic, TypeVar
 
 from gradscope.records import Finding, Measure, Profile, Severity, Skipped
+from gradscope.rules.training import TrainingProfile
 from gradscope.stored import Stored
 from gradscope.subject import Subject
 
@@ -53,6 +54,11 @@ class Rule(ABC, Generic[L]):
         """Whether a checkpoint alone tells the rule something."""
         return cls.check_stored is not Rule.check_stored
 
+    @classmethod
+    def judges_training(cls) -> bool:
+        """Whether a training that goes on tells the rule something."""
+        return cls.check_training is not Rule.check_training
+
     @property
     def steps(self) -> int:
         """How many steps the rule looks from on by default: its limit of that name, else 1."""
@@ -67,6 +73,14 @@ class Rule(ABC, Generic[L]):
 
         Evidence has ``Source.WEIGHTS`` or ``Source.OPTIMIZER_STATE``, and limits of its own; what
         the checkpoint does not hold is Skipped. A rule without this is not asked.
+        """
+        raise NotImplementedError
+
+    def check_training(self, profile: TrainingProfile, limits: L) -> Finding | Skipped | None:
+        """The fault as found in a training that goes on; as ``check``.
+
+        It has to be true of what a monitor measures (decision 30); nobody asked a question, so
+        what is not known is silence. A rule without this is not asked.
         """
         raise NotImplementedError
 

@@ -13,11 +13,13 @@ from gradscope.records import Finding, Measure, Profile, Role, Severity, SitePro
 from gradscope.rules import Rule, limit
 from gradscope.rules.signal import trunk
 from gradscope.rules.subjects import random_subject
+from gradscope.rules.training import TrainingProfile
 from gradscope.subject import Subject
 
 __all__ = ["ActivationScale", "Limits"]
 
 _LAYERS = (Role.LAYER, Role.NORMALISATION, Role.EMBEDDING)
+_ACTIVATIONS = (Role.ACTIVATION,)
 
 
 _ON_LOGITS = ("cross_entropy", "binary_cross_entropy_with_logits")
@@ -69,7 +71,17 @@ class ActivationScale(Rule[Limits]):
     explained_by = ("GS701", "GS303")
 
     def check(self, profile: Profile, limits: Limits) -> Finding | Skipped | None:
-        layers = [site for site in trunk(profile) if site.role in _LAYERS]
+        return self._check(profile, limits, _LAYERS)
+
+    def check_training(self, profile: TrainingProfile, limits: Limits) -> Finding | Skipped | None:
+        # Of a model with activations a monitor watches no layers.
+        watched = {site.role for site in profile.sites}
+        return self._check(profile, limits, _LAYERS if Role.LAYER in watched else _ACTIVATIONS)
+
+    def _check(
+        self, profile: Profile, limits: Limits, roles: tuple[Role, ...]
+    ) -> Finding | Skipped | None:
+        layers = [site for site in trunk(profile) if site.role in roles]
         if not layers:
             return None
         # Numbers of an embedding may be small by themselves: a normalisation says where depth
@@ -81,7 +93,7 @@ class ActivationScale(Rule[Limits]):
         others = [
             site
             for site in profile.sites
-            if site.role in _LAYERS and (has_logits if site.is_output else site.branch)
+            if site.role in roles and (has_logits if site.is_output else site.branch)
         ]
         grown = [site for site in (*rest, *others) if _ratio(site, first) > limits.growth]
         if grown:

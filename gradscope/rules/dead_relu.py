@@ -12,6 +12,7 @@ from gradscope.inactive import inactive_units
 from gradscope.records import Finding, Measure, Profile, Severity, SiteProfile, Skipped, Source
 from gradscope.rules import Rule, limit
 from gradscope.rules.subjects import perceptron, random_subject
+from gradscope.rules.training import TrainingProfile
 from gradscope.rules.units import seen_often_enough
 from gradscope.stored import Stored
 from gradscope.subject import Subject
@@ -116,6 +117,9 @@ class DeadReLU(Rule[Limits]):
                 ),
             },
         )
+
+    def check_training(self, profile: TrainingProfile, limits: Limits) -> Finding | Skipped | None:
+        return self.check(profile, limits)
 
     def check_stored(self, stored: Stored, limits: Limits) -> Finding | Skipped | None:
         shares = inactive_units(stored)

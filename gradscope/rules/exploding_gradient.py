@@ -17,6 +17,7 @@ from gradscope.rules.signal import (
     typical,
 )
 from gradscope.rules.subjects import perceptron, random_subject
+from gradscope.rules.training import TrainingProfile
 from gradscope.subject import Subject
 
 __all__ = ["ExplodingGradient", "Limits"]
@@ -89,6 +90,9 @@ class ExplodingGradient(Rule[Limits]):
             ratio_evidence(sites, ratio, bound, profile.source),
             since=first_faulty(ratio > bound for ratio in ratios),
         )
+
+    def check_training(self, profile: TrainingProfile, limits: Limits) -> Finding | Skipped | None:
+        return self.check(profile, limits)
 
     def bad(self) -> Subject:
         def initialise(layer: nn.Linear) -> None:

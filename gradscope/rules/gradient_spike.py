@@ -14,10 +14,14 @@ from gradscope.records import Finding, Measure, Profile, Severity, Skipped
 from gradscope.rules import Rule, limit
 from gradscope.rules.baseline import constant_losses
 from gradscope.rules.subjects import perceptron
+from gradscope.rules.training import TrainingProfile, loss_of_a_guess
 from gradscope.subject import Subject
 
 __all__ = ["GradientSpike", "Limits"]
 
+
+# Losses whose largest tells what to expect.
+_MANY = 50
 
 # Steps before a spike that must not have been near it.
 _LAST = 3
@@ -37,6 +41,9 @@ class Limits:
     loss: float = limit(
         2.0, "times a constant prediction's loss", "hard samples of a trained network: up to 1.1"
     )
+    loss_in_training: float = limit(
+        10.0, "times the largest loss so far", "decision 30: batches of four samples above 2"
+    )
     before: float = limit(5, "steps", "a median that two odd steps do not sway")
     window: float = limit(16, "steps", "gradients of fresh networks grow tenfold within thirty")
 
@@ -51,6 +58,9 @@ class GradientSpike(Rule[Limits]):
     tenfold and more, but from step to step. In a network that has learned much a hard sample makes
     a gradient that is large beside others: there the loss of the step has to be twice that of the
     best constant prediction.
+
+    While a model trains, the sampled steps are compared, and the loss of a spike has to be ten
+    times the largest of all steps before: a hard sample is no fault.
 
     ## Why it is bad
     One step with a gradient ten times as long moves the weights as far as ten others, in a
@@ -111,11 +121,50 @@ class GradientSpike(Rule[Limits]):
             since=spikes[0],
         )
 
+    def check_training(self, profile: TrainingProfile, limits: Limits) -> Finding | None:
+        norms, first = profile.used_norms, profile.first_losses
+        # Of a loss around zero no ratio says anything.
+        if not (first and min(first) > 0):
+            return None
+        # Without the loss of a constant prediction, what tells a harmful step from a hard sample
+        # is that no step of the run has had such a loss.
+        ratios = [
+            _over_typical(norms, at, limits)
+            if at >= limits.before
+            and profile.losses[at] > _highest_to_expect(profile, at, limits) > 0
+            and profile.losses[at] > limits.loss * (loss_of_a_guess(profile) or 0.0)
+            else math.nan
+            for at in range(len(norms))
+        ]
+        spikes = [at for at, ratio in enumerate(ratios) if ratio > limits.spike]
+        if not spikes:
+            return None
+        worst = max(spikes, key=lambda at: ratios[at])
+        return self.finding(
+            Severity.WARNING,
+            _largest_at(profile, worst),
+            f"At step {profile.sampled[worst]} the gradient is {ratios[worst]:.3g} times as large "
+            f"as in the median of the samples before (limit {limits.spike:g}), and the loss of "
+            f"{profile.losses[worst]:.3g} is the largest so far.",
+            {
+                "gradient norm over the median before, worst step": Measure(
+                    ratios[worst], limits.spike, profile.source
+                ),
+            },
+            since=spikes[0],
+        )
+
     def bad(self) -> Subject:
         return _regression(corrupt=6)
 
     def good(self) -> Subject:
         return _regression(corrupt=None)
+
+
+def _highest_to_expect(profile: TrainingProfile, at: int, limits: Limits) -> float:
+    """A loss that no healthy step has after those before; the fewer there were, the larger."""
+    few = max(1.0, _MANY / max(1, profile.losses_before[at]))
+    return limits.loss_in_training * few**2 * profile.highest_before[at]
 
 
 def _harmless_loss(profile: Profile, limits: Limits) -> float:

@@ -10,13 +10,17 @@ import torch
 from torch import nn
 
 from gradscope.records import Finding, Measure, Profile, Severity, Skipped
-from gradscope.rules import Rule, limit
+from gradscope.rules import Rule, in_most_steps, limit
 from gradscope.rules.baseline import constant_loss
 from gradscope.rules.loss import most_moved
 from gradscope.rules.subjects import perceptron, random_subject
+from gradscope.rules.training import TrainingProfile, finite, starts_as_a_guess, typical_updates
 from gradscope.subject import Subject
 
 __all__ = ["Limits", "LossDivergence"]
+
+# Losses of a training that are compared with as many others.
+_LAST = 50
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Limits:
     halves: float = limit(3.0, "times", "measured: up to 2.3 for batches of 64 samples")
     samples: float = limit(8, "samples", "losses of smaller batches differ threefold by chance")
     steps: float = limit(8, "steps", "chosen: decision 21")
+    update: float = limit(0.05, "update over weight, in training", "chosen: decision 30")
 
 
 class LossDivergence(Rule[Limits]):
@@ -42,6 +47,10 @@ class LossDivergence(Rule[Limits]):
     second half of the steps is above every one of the first, and three times as large in the
     median: then each update suits its own batch only. The first update that Adam and its relatives
     make of a trained model does not count: without its moments it is always too long.
+
+    While a model trains, it fires where each of the last 50 losses is above all of the first 50,
+    and three times as large in the median, if updates are large or the run began with what a guess
+    among classes gets: losses of critics and players grow in healthy trainings.
 
     ## Why it is bad
     An update is meant to make the loss smaller. Where it does the opposite the step is longer than
@@ -96,6 +105,31 @@ class LossDivergence(Rule[Limits]):
             f"the first (limit {limits.halves:g}).",
             {"loss, second half over first": Measure(growth, limits.halves, profile.source)},
             since=profile.steps // 2,
+        )
+
+    def check_training(self, profile: TrainingProfile, limits: Limits) -> Finding | None:
+        first = finite(profile.first_losses)
+        last = profile.recent_losses[-_LAST:]
+        if len(first) < _LAST or len(last) < _LAST or not min(first) > 0:
+            return None
+        if profile.sampled[-1] - profile.sampled[0] < _LAST or not min(last) > max(first):
+            return None
+        growth = statistics.median(last) / statistics.median(first)
+        # Losses of players and critics grow in healthy trainings, but not by such updates, nor
+        # from what a guess among classes gets.
+        updates = finite(typical_updates(profile))
+        if not growth > limits.warning or not (
+            in_most_steps(ratio > limits.update for ratio in updates) or starts_as_a_guess(profile)
+        ):
+            return None
+        severe = growth > limits.error
+        bound = limits.error if severe else limits.warning
+        return self.finding(
+            Severity.ERROR if severe else Severity.WARNING,
+            most_moved(profile),
+            f"Every loss of the last {len(last)} steps is above all of the first {len(first)}, "
+            f"{growth:.3g} times as large in the median (limit {bound:g}).",
+            {"loss, last over first steps": Measure(growth, bound, profile.source)},
         )
 
     def bad(self) -> Subject:

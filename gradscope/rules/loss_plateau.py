@@ -16,6 +16,7 @@ from gradscope.rules import Rule, limit
 from gradscope.rules.baseline import UNKNOWN_LOSS
 from gradscope.rules.loss import at_the_output
 from gradscope.rules.subjects import perceptron, random_subject
+from gradscope.rules.training import TrainingProfile, loss_of_a_guess
 from gradscope.subject import Subject
 
 __all__ = ["Limits", "LossPlateau"]
@@ -25,6 +26,8 @@ _PER_STEPS = 10
 
 # Of fewer a third tells nothing.
 _FEWEST = 9
+
+_LAST_IN_TRAINING = 200
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Limits:
     near: float = limit(
         1.5, "times a constant prediction's loss", "above it nothing was learned that could grow"
     )
+    around: float = limit(0.02, "share of a guess's loss, in training", "chosen: decision 30")
     steps: float = limit(60, "steps", "measured: healthy networks have left chance by then")
 
 
@@ -57,6 +61,10 @@ class LossPlateau(Rule[Limits]):
     has to lie below the limit. Where only the estimate itself does, the rule is skipped and asks
     for more steps. It is silent near that level where the gradient of any weight grows meanwhile:
     that is how training leaves a plateau.
+
+    While a model trains, the loss of a constant prediction is not known. It fires where the last
+    parameter has C rows, three or more, and the loss of 200 steps stays within 2 % of ln C, which
+    is what a guess among C classes gets.
 
     ## Why it is bad
     The model has learned nothing from its inputs yet and is not about to. The usual reasons: no
@@ -133,6 +141,34 @@ class LossPlateau(Rule[Limits]):
                 ),
             },
             since=profile.steps - window,
+        )
+
+    def check_training(self, profile: TrainingProfile, limits: Limits) -> Finding | None:
+        guess = loss_of_a_guess(profile)
+        last = profile.recent_losses
+        if guess is None or len(last) < _LAST_IN_TRAINING or not all(map(math.isfinite, last)):
+            return None
+        half = len(last) // 2
+        before, after = statistics.fmean(last[:half]), statistics.fmean(last[half:])
+        if not all(abs(level / guess - 1) < limits.around for level in (before, after)):
+            return None
+        # The standard error of the difference of two means.
+        error = math.sqrt(2 * statistics.variance(last) / half)
+        fall = (before - after + error) / guess * _PER_STEPS / half
+        warms_up = profile.learning_rates[-1] > profile.learning_rates[0]
+        if fall >= limits.fall or warms_up or _growth(profile, profile.steps) > limits.growth:
+            return None
+        return self.finding(
+            Severity.WARNING,
+            at_the_output(profile),
+            f"Over the last {len(last)} steps the loss stays at {after:.4g}, where a guess gets "
+            f"{guess:.4g}; it falls by at most {max(fall, 0):.2%} per {_PER_STEPS} steps.",
+            {
+                "fall of the loss per 10 steps, at most": Measure(
+                    fall, limits.fall, profile.source
+                ),
+                "loss over that of a guess": Measure(after / guess, None, profile.source),
+            },
         )
 
     def bad(self) -> Subject:

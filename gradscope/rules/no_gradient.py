@@ -6,6 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,7 @@ from gradscope.records import (
 )
 from gradscope.rules import Rule, in_most_steps, limit
 from gradscope.rules.subjects import perceptron, random_subject
+from gradscope.rules.training import TrainingProfile
 from gradscope.stored import GradientEvidence, Stored
 from gradscope.subject import Subject
 
@@ -33,6 +35,9 @@ __all__ = ["Limits", "NoGradient"]
 @dataclass(frozen=True)
 class Limits:
     parameters: float = limit(0, "parameters", "chosen: any")
+    samples: float = limit(
+        16, "samples of a training", "chosen: what starts at zero has learned by then"
+    )
     early: float = limit(10, "steps of a checkpoint", "chosen: residual branches that start at 0")
     fresh: float = limit(0.5, "update over weight", "1 after one step from zero, without decay")
     update: float = limit(
@@ -65,6 +70,9 @@ class NoGradient(Rule[Limits]):
 
     In a checkpoint it lists the parameters of which the optimizer remembers no gradient but zero at
     every step they took part in, and fires where the next update would move no weight at all.
+
+    While a model trains, it lists the parameters that an optimizer has stepped and that have had no
+    gradient but zero at any sampled step since the run began.
 
     ## Why it is bad
     They cannot learn: they stay as they were initialised, or shrink under weight decay. The usual
@@ -120,7 +128,33 @@ class NoGradient(Rule[Limits]):
         ]
         if len(silent) <= limits.parameters:
             return None
-        aside = _set_aside(profile)
+        return self._silent(profile, limits, silent, eligible, _set_aside(profile))
+
+    def check_training(self, profile: TrainingProfile, limits: Limits) -> Finding | None:
+        idle = {entry.name for entry in profile.idle if entry.samples >= limits.samples}
+        if not idle:
+            return None
+        eligible = [
+            entry
+            for entry in profile.parameters
+            if entry.trainable and entry.reached and entry.elements
+        ]
+        silent = [
+            entry for entry in eligible if entry.name in idle and not _cancels(entry, profile)
+        ]
+        if len(silent) <= limits.parameters:
+            return None
+        aside = _set_aside_by_order(eligible, silent)
+        return self._silent(profile, limits, silent, eligible, aside)
+
+    def _silent(
+        self,
+        profile: Profile,
+        limits: Limits,
+        silent: Sequence[ParameterProfile],
+        eligible: Sequence[ParameterProfile],
+        aside: AbstractSet[str],
+    ) -> Finding:
         cut = [entry for entry in silent if entry.module not in aside]
         said = cut or silent
         return self._found(
@@ -240,6 +274,28 @@ def _set_aside(profile: Profile) -> set[str]:
             for site in run
             if later and all(len(each.shape) > len(site.shape) for each in later)
         }
+    return aside
+
+
+def _set_aside_by_order(
+    eligible: Sequence[ParameterProfile], silent: Sequence[ParameterProfile]
+) -> set[str]:
+    """The same, told from the order of the parameters: a monitor does not watch all layers.
+
+    Nothing that comes later learns, so that it is likely a head of its own; or they are a single
+    layer, behind others that learn.
+    """
+    idle = {entry.name for entry in silent}
+    runs = [
+        (reached, [entry.module for entry in run])
+        for reached, run in itertools.groupby(eligible, lambda entry: entry.name not in idle)
+    ]
+    learn = [at for at, (reached, _) in enumerate(runs) if reached]
+    aside: set[str] = set()
+    for at, (reached, modules) in enumerate(runs):
+        behind = not reached and learn and learn[0] < at
+        if behind and (at > learn[-1] or len(set(modules)) == 1):
+            aside.update(modules)
     return aside
 
 

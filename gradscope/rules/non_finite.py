@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -11,6 +12,7 @@ from gradscope.records import Finding, Measure, Profile, Severity, Skipped, Sour
 from gradscope.rules import Rule, limit
 from gradscope.rules.loss import at_the_output
 from gradscope.rules.subjects import perceptron, random_subject
+from gradscope.rules.training import TrainingProfile
 from gradscope.stored import Stored, StoredRole
 from gradscope.subject import Subject
 
@@ -31,6 +33,8 @@ class NonFinite(Rule[Limits]):
     What it finds first is where to look; everything behind it follows from it.
 
     In a checkpoint it looks at the weights, and where these are finite, at the optimizer's moments.
+
+    While a model trains, it takes two samples in a row: one step may have been left out.
 
     ## Why it is bad
     One such number makes every number that depends on it the same, within a step the whole model.
@@ -85,7 +89,8 @@ class NonFinite(Rule[Limits]):
         limits: Limits,
         what: str,
         found: list[tuple[str, int]],
-        step: int,
+        since: int,
+        step: int | None = None,
     ) -> Finding:
         name, count = found[0]
         sites = at_the_output(profile) if name == _LOSS else [name for name, _ in found]
@@ -94,10 +99,33 @@ class NonFinite(Rule[Limits]):
         return self.finding(
             Severity.ERROR,
             sites,
-            f"At step {step} the {what} {verb} NaN or infinity{where}.",
+            f"At step {since if step is None else step} the {what} {verb} NaN or infinity{where}.",
             {f"non-finite {what}": Measure(count, limits.elements, profile.source)},
-            since=step,
+            since=since,
         )
+
+    def check_training(self, profile: TrainingProfile, limits: Limits) -> Finding | None:
+        # One step alone may have been left out, by a GradScaler or by the loop. What has got into
+        # the weights stays.
+        both = list(zip(profile.broken, profile.broken[1:], strict=False))
+        if (True, True) not in both:
+            return None
+        at = both.index((True, True))
+        outputs = [
+            (site.name, 1) for site in profile.sites if _turned(profile, site.forward_rms, at)
+        ]
+        if outputs and len(outputs) == len(profile.sites):
+            # The weights are not finite already: by the gradients of the sample before?
+            gradients = _gradients(profile, at - 1) if at else []
+            if gradients:
+                return self._found(
+                    profile, limits, "gradients", gradients, at - 1, profile.sampled[at - 1]
+                )
+            weights = [(entry.name, 1) for entry in profile.parameters if entry.nonfinite]
+            if weights:
+                return self._found(profile, limits, "weights", weights, at, profile.sampled[at])
+        what = "outputs" if outputs else "loss"
+        return self._found(profile, limits, what, outputs or [(_LOSS, 1)], at, profile.sampled[at])
 
     def check_stored(self, stored: Stored, limits: Limits) -> Finding | None:
         weights = [
@@ -148,6 +176,25 @@ _LOSS = "loss"
 
 def _above(counts: list[tuple[str, int]], most: float) -> list[tuple[str, int]]:
     return [(name, count) for name, count in counts if count > most]
+
+
+def _gradients(profile: TrainingProfile, at: int) -> list[tuple[str, int]]:
+    """What of the gradients of a sample is not finite, from the loss back."""
+    if math.isfinite(profile.used_norms[at]):
+        return []
+    sites = [s for s in reversed(profile.sites) if _turned(profile, s.backward_rms, at)]
+    return [(site.name, 1) for site in sites]
+
+
+def _turned(profile: TrainingProfile, series: Sequence[float], at: int) -> bool:
+    """Whether the value of that sample is not finite, and was before.
+
+    NaN may also mean that nothing was measured. At a run's first sample all its sites were.
+    """
+    if math.isinf(series[at]):
+        return True
+    first = profile.samples == profile.steps and not at
+    return math.isnan(series[at]) and (first or any(map(math.isfinite, series[:at])))
 
 
 class _Logarithm(nn.Module):

@@ -9,6 +9,7 @@ from torch import nn
 from gradscope.records import Finding, Measure, Profile, Severity, SiteProfile, Skipped
 from gradscope.rules import Rule, first_faulty, limit
 from gradscope.rules.subjects import perceptron, random_subject
+from gradscope.rules.training import TrainingProfile
 from gradscope.rules.units import seen_often_enough
 from gradscope.subject import Subject
 
@@ -82,6 +83,9 @@ class SaturatedActivation(Rule[Limits]):
             {"saturated units, worst site": Measure(share, limits.error, profile.source)},
             since=_since(worst),
         )
+
+    def check_training(self, profile: TrainingProfile, limits: Limits) -> Finding | Skipped | None:
+        return self.check(profile, limits)
 
     def bad(self) -> Subject:
         def initialise(layer: nn.Linear) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from gradscope.records import Finding, Measure, ParameterProfile, Profile, Sever
 from gradscope.rules import Rule, limit
 from gradscope.rules.signal import finite_median
 from gradscope.rules.subjects import perceptron, random_subject
+from gradscope.rules.training import TrainingProfile, finite
 from gradscope.subject import Subject
 
 __all__ = ["Limits", "StuckParameter"]
@@ -22,6 +23,7 @@ __all__ = ["Limits", "StuckParameter"]
 @dataclass(frozen=True)
 class Limits:
     steps: float = limit(3, "steps", "chosen: decision 20")
+    samples: float = limit(16, "samples of a training", "chosen: decision 30")
     gradient: float = limit(
         1e-3,
         "share of the largest gradient of the parameters that do change",
@@ -43,6 +45,9 @@ class StuckParameter(Rule[Limits]):
     times smaller than the others' does not count: it has vanished (GS101). Some parameters that
     stand still are a warning; it is an error where all do. Nothing is said where those that do
     change hardly move: the learning rate is too small for all of them (GS301).
+
+    While a model trains, it is a fault if an optimizer steps a parameter that has a gradient and
+    has never moved it, at a rate above zero.
 
     ## Why it is bad
     What does not change does not learn. Usually the optimizer was never given the parameter: it was
@@ -82,6 +87,30 @@ class StuckParameter(Rule[Limits]):
             if not any(entry.update_ratio) and (steps := _steps_above(entry, floor))
         }
         stuck = [name for name, steps in still.items() if steps >= limits.steps]
+        return self._found(profile, limits, moving, still, stuck)
+
+    def check_training(self, profile: TrainingProfile, limits: Limits) -> Finding | None:
+        if not profile.still:
+            return None
+        stood = {entry.name: entry.samples for entry in profile.still}
+        moving = [entry for entry in profile.parameters if any(finite(entry.update_ratio))]
+        floor = limits.gradient * _largest_gradient(moving)
+        still = {
+            entry.name: stood[entry.name]
+            for entry in profile.parameters
+            if entry.name in stood and _steps_above(entry, floor)
+        }
+        stuck = [name for name, samples in still.items() if samples >= limits.samples]
+        return self._found(profile, limits, moving, still, stuck)
+
+    def _found(
+        self,
+        profile: Profile,
+        limits: Limits,
+        moving: Sequence[ParameterProfile],
+        still: Mapping[str, int],
+        stuck: Sequence[str],
+    ) -> Finding | None:
         if not stuck or (len(stuck) < len(moving) and _fastest(moving) < limits.moving):
             return None
         steps = max(still[name] for name in stuck)

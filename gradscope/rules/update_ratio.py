@@ -22,6 +22,7 @@ from gradscope.records import (
 from gradscope.rules import Rule, first_faulty, in_most_steps, limit
 from gradscope.rules.baseline import loss_over_constant
 from gradscope.rules.subjects import perceptron, random_subject
+from gradscope.rules.training import TrainingProfile, finite, growth_since, typical_updates
 from gradscope.stored import Stored
 from gradscope.subject import Subject
 
@@ -52,6 +53,13 @@ class Limits:
         0.01, "ratio", "Karpathy: 1e-3 is common; one that makes the loss larger has another fault"
     )
     harm: float = limit(0.05, "growth of a batch's loss by its own update", "beyond rounding")
+    harm_in_training: float = limit(
+        1.5, "growth of the loss, of other batches", "decision 30: healthy ones have no such steps"
+    )
+    small_in_training: float = limit(
+        3e-6, "ratio, of a training", "decision 30: fine-tuning at 2e-6 by Adam: 1e-5"
+    )
+    samples: float = limit(20, "samples of a training", "the first steps of a monitor")
     small: float = limit(1e-5, "ratio", "chosen; fine-tuning at 1e-6 by Adam: 2e-5 to 5e-5")
     small_untrained: float = limit(
         5e-5, "ratio", "43 fresh networks: at least 3.3e-4 at a tenth of good rates"
@@ -103,6 +111,10 @@ class UpdateRatio(Rule[Limits]):
     In a checkpoint it takes the next update that the optimizer's moments and the stored learning
     rate imply: too large in the median over all weights, or too small for every one of them though
     a gradient arrives. A rate that a schedule has brought down is not held against the run.
+
+    While a model trains, too large are updates that move half of a weight's norm, or a tenth in
+    most samples, where the loss got half as large again since; too small are those of a run in
+    which none moved any weight by more than the limit, at a rate that does not grow or come down.
 
     ## Why it is bad
     A gradient says where the loss falls for a small step. A step as large as the weights
@@ -187,6 +199,63 @@ class UpdateRatio(Rule[Limits]):
             f"No update of {profile.steps} steps moves any weight by more than {largest:.2g} of "
             f"its norm (limit {bound:g}).",
             {"update over weight, largest of all": Measure(largest, bound, profile.source)},
+        )
+
+    def check_training(self, profile: TrainingProfile, limits: Limits) -> Finding | None:
+        return self._too_large_in_training(profile, limits) or self._too_small_in_training(
+            profile, limits
+        )
+
+    def _too_large_in_training(self, profile: TrainingProfile, limits: Limits) -> Finding | None:
+        ratios = typical_updates(profile)
+        known = finite(ratios)
+        large = limits.large_first if _is_any(profile, _LONG_FIRST) else limits.large
+        if in_most_steps(ratio > limits.suspect for ratio in known):
+            bound, since = limits.suspect, first_faulty(ratio > limits.suspect for ratio in ratios)
+        elif max(known, default=0.0) > large:
+            bound, since = large, first_faulty(ratio > large for ratio in ratios)
+        else:
+            return None
+        growth = growth_since(profile, since)
+        if not growth > limits.harm_in_training:
+            return None
+        largest = max(known)
+        step = profile.sampled[ratios.index(largest)]
+        return self.finding(
+            Severity.ERROR,
+            _moved_at(profile, ratios.index(largest)),
+            f"At step {step} the update moves a weight by {largest:.2g} of its norm, in the median "
+            f"over weights (limit {bound:g}), and the loss is {growth:.2g} times as large as "
+            "before such updates.",
+            {
+                "update over weight, largest of a step": Measure(largest, bound, profile.source),
+                "growth of the loss": Measure(growth, limits.harm_in_training, profile.source),
+            },
+            since=since,
+        )
+
+    def _too_small_in_training(self, profile: TrainingProfile, limits: Limits) -> Finding | None:
+        largest = profile.largest_update
+        if not (
+            profile.samples >= limits.samples
+            and 0 < largest < limits.small_in_training
+            and profile.largest_change < limits.moving
+            # A rate that grows is a warm-up, one that has come down is a schedule.
+            and max(profile.learning_rates) <= profile.learning_rates[0]
+            and profile.learning_rates[-1] >= limits.scheduled * profile.largest_rate
+        ):
+            return None
+        at = max(range(profile.steps), key=lambda at: _largest(_weights(profile), at))
+        return self.finding(
+            Severity.WARNING,
+            _moved_at(profile, at),
+            f"No update of {profile.samples} sampled steps moves any weight by more than "
+            f"{largest:.2g} of its norm (limit {limits.small_in_training:g}).",
+            {
+                "update over weight, largest of all": Measure(
+                    largest, limits.small_in_training, profile.source
+                )
+            },
         )
 
     def check_stored(self, stored: Stored, limits: Limits) -> Finding | Skipped | None:

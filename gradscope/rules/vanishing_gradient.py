@@ -30,6 +30,7 @@ from gradscope.rules.signal import (
     typical,
 )
 from gradscope.rules.subjects import perceptron, random_subject
+from gradscope.rules.training import TrainingProfile
 from gradscope.stored import GradientEvidence, LayerOrder, Stored, StoredWeight
 from gradscope.subject import Subject
 
@@ -140,6 +141,9 @@ class VanishingGradient(Rule[Limits]):
             evidence,
             since=first_faulty(ratio < limits.warning for ratio in ratios),
         )
+
+    def check_training(self, profile: TrainingProfile, limits: Limits) -> Finding | Skipped | None:
+        return self.check(profile, limits)
 
     def check_stored(self, stored: Stored, limits: Limits) -> Finding | Skipped | None:
         what, known = _compared(stored, limits.rounding)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-WORKER = Path(__file__).with_name("worker.py")
+HERE = Path(__file__).parent
 
 # Of a whole start. Each case gives up by itself well before.
 SECONDS = 400
@@ -24,23 +24,23 @@ Results = dict[str, dict[str, Any]]
 
 
 @pytest.fixture(scope="session")
-def torchrun(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, tuple[str, ...]], Results]:
-    """Runs cases on so many ranks, all of them in one start."""
-    done: dict[int, Results] = {}
+def torchrun(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Results]:
+    """Runs cases on so many ranks, all of one script in one start."""
+    done: dict[tuple[str, int], Results] = {}
 
-    def run(ranks: int, cases: tuple[str, ...]) -> Results:
-        if ranks not in done:
+    def run(ranks: int, cases: tuple[str, ...], script: str = "worker.py") -> Results:
+        if (script, ranks) not in done:
             folder = tmp_path_factory.mktemp(f"ranks-{ranks}")
-            done[ranks] = _launched(folder, ranks, cases)
-        return done[ranks]
+            done[script, ranks] = _launched(folder, ranks, cases, HERE / script)
+        return done[script, ranks]
 
     return run
 
 
-def _launched(folder: Path, ranks: int, cases: tuple[str, ...]) -> Results:
+def _launched(folder: Path, ranks: int, cases: tuple[str, ...], script: Path) -> Results:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--local-addr", "127.0.0.1", "--nproc-per-node", str(ranks)]
-    command += [str(WORKER), str(folder), *cases]
+    command += [str(script), str(folder), *cases]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     if sys.platform == "linux":
         # Otherwise gloo looks for the address that the host's name resolves to, if to any.
@@ -59,12 +59,13 @@ def _launched(folder: Path, ranks: int, cases: tuple[str, ...]) -> Results:
     results = {
         path.name: pickle.loads(path.read_bytes())
         for path in folder.iterdir()
-        if path.name != "output" and path.suffix != ".part"
+        if path.is_file() and path.name != "output" and path.suffix != ".part"
     }
     results["start"] = {
         "status": status,
         "output": (folder / "output").read_text(errors="replace"),
         "seconds": time.perf_counter() - start,
+        "folder": folder,
     }
     return results
 

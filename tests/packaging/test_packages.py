@@ -14,7 +14,9 @@ import gradscope
 
 ROOT = Path(__file__).parent.parent.parent
 ON_TOP = {"cli", "examples", "reports"}
-REPORTS_MAY_IMPORT = {"errors", "inactive", "records", "severity", "stored", "trajectory"}
+REPORTS_MAY_IMPORT = {
+    *("errors", "history", "inactive", "records", "severity", "stored", "training", "trajectory"),
+}
 
 
 @pytest.fixture(scope="module")

@@ -322,6 +322,7 @@ def test_the_json_has_the_documented_shape_and_no_nan(hostile: Report, demo: Rep
             "optimizer",
             "source",
             "findings",
+            "loss",
         ],
         "parameters": ["shared", "only_a", "only_b", "reshaped"],
         "picture": ["kind", "places", "only_a", "only_b"],

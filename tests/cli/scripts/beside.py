@@ -1,0 +1,3 @@
+"""Imported by place.py."""
+
+SEED = 11

@@ -1,0 +1,3 @@
+import sys
+
+print("torch" in sys.modules, sys.argv[1:])
