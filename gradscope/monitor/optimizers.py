@@ -90,10 +90,8 @@ class Updates:
         self._copies: dict[int, list[Tensor]] = {}
         self._handles: list[RemovableHandle] = []
         for optimizer in self.optimizers:
-            self._handles += [
-                optimizer.register_step_pre_hook(self._pre),
-                optimizer.register_step_post_hook(self._post),
-            ]
+            self._handles.append(optimizer.register_step_pre_hook(self._pre))
+        self._sampled: list[RemovableHandle] = []
 
     @property
     def size(self) -> int:
@@ -126,6 +124,7 @@ class Updates:
         self._before.clear()
         if not self.sampling:
             self.sampling = True
+            self._sampled = [each.register_step_post_hook(self._post) for each in self.optimizers]
             _listen(self)
 
     def read_rest(self) -> None:
@@ -136,6 +135,9 @@ class Updates:
     def end(self) -> None:
         """After the last of sampled steps in a row."""
         self.sampling = False
+        for handle in self._sampled:
+            handle.remove()
+        self._sampled = []
         self._before.clear()
         _unlisten(self)
 
@@ -167,8 +169,6 @@ class Updates:
         self._clock.seconds += perf_counter() - start
 
     def _post(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if not self.sampling:
-            return
         start = perf_counter()
         try:
             if _has_closure(args, kwargs):

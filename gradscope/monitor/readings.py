@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from gradscope.monitor.gauges import Gauges
 from gradscope.monitor.optimizers import Updates
 from gradscope.monitor.ranks import Apart, Joined, Ranks
 from gradscope.monitor.sampled import Sampled
 from gradscope.monitor.tallies import Tallies
+from gradscope.profile.sharding import local
 from gradscope.training import PARAMETER_MEASURES, SITE_MEASURES, STEP_MEASURES
 
 __all__ = ["LOSSES", "Readings"]
@@ -48,7 +50,8 @@ class _Pending:
         counts: of each site, what its numbers are of.
         known: bool (4, parameters).
         rest: of the step as a whole: learning rate, seconds, and what schedules agree on.
-        losses: from which of the cells up to which.
+        losses: from which of those since the last sample up to which.
+        given: which of these the monitor was given.
         copied: done when the copy to the host is; None where there is none to wait for.
         sums: ``Sums``, or all of them in one tensor, once it is being added up.
         shapes: of the parts of that.
@@ -59,6 +62,7 @@ class _Pending:
     known: Array
     rest: list[float]
     losses: tuple[int, int]
+    given: Array
     copied: Any = None
     sums: Any = None
     shapes: Sequence[tuple[int, ...]] = ()
@@ -91,8 +95,9 @@ class Readings:
     """The memory of one layout of a model, and what becomes of it.
 
     Attributes:
-        cells: one for the loss of each step since the last sample, on the device.
-        given: bool (LOSSES); at which of these the monitor was given a loss.
+        given: bool (LOSSES); at which steps since the last sample the monitor was given a loss.
+        direct: float32 (LOSSES), these losses, where they lie on the host; else None.
+        pending: the step whose numbers are on their way.
         scale: where the loss's scale is put.
         agreed: what the processes told each other with the last sample, a mean over them.
         own_step, own_losses: of the sample that is added up over processes, this one's losses.
@@ -113,13 +118,14 @@ class Readings:
         sites, parameters, losses, self.scale = self._memory.split(sizes)
         gauges.write_into(sites)
         updates.write_into(parameters)
-        self.cells = list(losses.unbind())
-        self.given = np.zeros(LOSSES, dtype=bool)
+        self._cells = list(losses.unbind())
+        self.direct = losses.numpy() if device.type == "cpu" else None
+        self.given = np.ones(LOSSES, dtype=bool)
         self.scale.fill_(1.0)
         self._host = self._memory
         if device.type != "cpu":
             self._host = torch.zeros_like(self._memory, device="cpu", pin_memory=True)
-        self._pending: _Pending | None = None
+        self.pending: _Pending | None = None
         self._sent: tuple[slice, Any] | None = None
         self.agreed: Array = np.zeros(0)
         self.own_step, self.own_losses = 0, np.zeros(0, np.float32)
@@ -130,10 +136,13 @@ class Readings:
         # Where nobody else takes part, everything stands where it is already.
         self._alone = ranks.processes == 1
 
-    @property
-    def pending(self) -> bool:
-        """Whether the numbers of a step are on their way."""
-        return self._pending is not None
+    def put(self, place: int, loss: Tensor | float | None) -> None:
+        """Keeps a loss; one that lies on a device is copied there, and nobody waits for it."""
+        if isinstance(loss, Tensor):
+            self._cells[place].copy_(local(loss.detach()).reshape(()))
+        else:
+            self._cells[place].fill_(math.nan if loss is None else loss)
+            self.given[place] = loss is not None
 
     @property
     def late(self) -> bool:
@@ -141,9 +150,9 @@ class Readings:
         return self._host is not self._memory or self._ranks.processes > 1
 
     def losses(self, first: int, stop: int) -> npt.NDArray[np.float32]:
-        """Of these of ``cells``, of this process, waited for."""
+        """Of these of the losses since the last sample, of this process, waited for."""
         self._sent = None
-        return torch.stack(self.cells[first:stop]).cpu().numpy()
+        return torch.stack(self._cells[first:stop]).cpu().numpy()
 
     def arrived(self, first: int, stop: int) -> npt.NDArray[np.float32] | None:
         """The same, as far as they are on the host; what is not is sent on its way."""
@@ -176,18 +185,21 @@ class Readings:
         counts = [gauge.counts for gauge in self._gauges.each]
         if counts != self._counts.given:
             self._counts = _Counts(counts, self._owner_here)
-        pending = _Pending(step, self._counts, self._updates.known.copy(), rest, losses)
+        given = self.given[slice(*losses)].copy()
+        self.given[:] = True
+        known = self._updates.known.copy()
+        pending = _Pending(step, self._counts, known, rest, losses, given)
         if self._host is not self._memory:
             _, pending.copied = self._copy(slice(None))
             self._sent = None
-        self._pending = pending
+        self.pending = pending
         if self._host is self._memory:
             # The memory is written to by the next step.
             self._begin_to_add(pending)
 
     def finished(self, *, wait: bool = True) -> Sampled | None:
         """The row of the step that was collected, once; None where there is none yet."""
-        pending = self._pending
+        pending = self.pending
         if pending is None:
             return None
         if pending.sums is None:
@@ -199,7 +211,7 @@ class Readings:
             # All processes read the sums at the end of the same step, whichever has them first.
             if not self._alone and not wait:
                 return None
-        self._pending = None
+        self.pending = None
         return self._row(pending, self._added(pending))
 
     # --- Over the processes -------------------------------------------------------------------
@@ -256,7 +268,7 @@ class Readings:
         bounded = self._tallies.any_bounded
         # As many numbers on every process and in every step, whatever was seen or given.
         window = np.zeros((2, LOSSES))
-        given = self.given[: len(losses)]
+        given = pending.given
         window[:, LOSSES - len(losses) :] = np.where(given, losses, 0.0), given
         # Whole numbers have the same sum in whichever order: all processes find the same step.
         rest[3:] = np.rint(rest[3:] * 1e6)

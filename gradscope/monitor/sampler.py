@@ -27,7 +27,6 @@ from gradscope.monitor.ranks import Apart, Ranks
 from gradscope.monitor.readings import LOSSES, Readings
 from gradscope.monitor.sampled import Sampled
 from gradscope.monitor.schedule import Schedule
-from gradscope.profile.sharding import local
 from gradscope.training import Layout, WatchedParameter
 
 __all__ = ["Receiver", "Sampler", "device_of"]
@@ -113,6 +112,7 @@ class Sampler:
         self._updates: Updates | None = None
         self._readings: Readings | None = None
         self._first_loss: Tensor | float | None = None
+        self._direct: npt.NDArray[np.float32] | None = None
         self._count = self._passed = self._samples = self._modules = 0
         self._budgeted = 0.0
         self._changed = self._sampling = False
@@ -124,19 +124,25 @@ class Sampler:
 
     def step(self, loss: Tensor | float | None, start: float) -> None:
         """After a step of the training; ``start`` is when this was called."""
-        self._note_loss(loss)
-        assert self._updates is not None
-        if self._optimizers and not self._updates.steps:
+        updates, readings = self._updates, self._readings
+        assert updates is not None
+        if self._direct is not None and type(loss) is Tensor and loss.is_cpu:
+            # On the host, where a value is there as soon as its tensor is.
+            self._direct[self._count] = loss.item()
+            self._count += 1
+        else:
+            self._note_loss(loss)
+        if not updates.steps and self._optimizers:
             self.skipped += 1
         if self._sampling:
             # First: what has been spent may put it off.
             self._schedule.sampled(self.steps)
-        if self._readings is not None and self._readings.pending:
+        if readings is not None and readings.pending is not None:
             self._pass_on(wait=self._sampling)
         if self._sampling:
             self._end_sampling(loss, start)
         else:
-            self._schedule.note(start - self._last_end)
+            self._schedule.durations.append(start - self._last_end)
         self.steps += 1
         if self._count == LOSSES:
             self._pass_rest_of_losses()
@@ -148,7 +154,7 @@ class Sampler:
         if self._sampling:
             self._begin_sampling(start)
         else:
-            self._updates.steps = 0
+            updates.steps = 0
         self._last_end = perf_counter()
 
     def finish(self) -> None:
@@ -157,7 +163,7 @@ class Sampler:
         if self._readings is not None:
             self.ranks.hurry()
             try:
-                while self._readings.pending:
+                while self._readings.pending is not None:
                     self._pass_on(wait=True)
             except Apart:
                 # Other processes have ended otherwise.
@@ -255,14 +261,7 @@ class Sampler:
         if self._readings is None:
             self._first_loss = loss.detach().clone() if isinstance(loss, Tensor) else loss
             return
-        cell = self._readings.cells[self._count]
-        self._readings.given[self._count] = loss is not None
-        if type(loss) is Tensor and not loss.ndim:
-            cell.copy_(loss.detach())
-        elif isinstance(loss, Tensor):
-            cell.copy_(local(loss.detach()).reshape(()))
-        else:
-            cell.fill_(math.nan if loss is None else loss)
+        self._readings.put(self._count, loss)
         self._count += 1
 
     # --- What is watched ----------------------------------------------------------------------
@@ -330,6 +329,7 @@ class Sampler:
         if not first:
             self._pass_rest_of_losses(until=self.steps + 1)
         self._readings = Readings(joined, self._gauges, updates, self._device, self.ranks)
+        self._direct = self._readings.direct
         self.layout = joined.layout
         self._receiver.lays_out(joined.layout)
         if first:
@@ -366,6 +366,7 @@ class Sampler:
                 given = self._readings.given[self._passed : self._count]
                 losses = self.ranks.last_losses(self.steps, losses, given)
             self._receiver.takes_losses(first, losses)
+            self._readings.given[:] = True
         self._count = self._passed = 0
 
     def _pass_some_losses(self) -> None:

@@ -23,13 +23,14 @@ class Schedule:
 
     Attributes:
         next: number of the next step that is sampled.
+        durations: seconds of the last steps that were not.
         step_seconds: what a step takes that is not sampled, the median of late ones.
     """
 
     def __init__(self, every: int, dense: int, overhead: float | None) -> None:
         self.every, self.overhead, self._dense = every, overhead, dense
         self.begin_at(0)
-        self._durations: deque[float] = deque(maxlen=_DURATIONS)
+        self.durations: deque[float] = deque(maxlen=_DURATIONS)
 
     def is_start(self, step: int) -> bool:
         """Whether the step is sampled whatever it costs: the first one, and the dense start."""
@@ -37,15 +38,11 @@ class Schedule:
 
     @property
     def step_seconds(self) -> float:
-        return median(self._durations) if self._durations else math.nan
+        return median(self.durations) if self.durations else math.nan
 
     def begin_at(self, step: int) -> None:
         """The first step, which is always sampled, has this number."""
         self.next, self._first, self._dense_until = step, step, step + self._dense
-
-    def note(self, seconds: float) -> None:
-        """A step that was not sampled has taken so long."""
-        self._durations.append(seconds)
 
     def sampled(self, step: int) -> None:
         """The step has been sampled: the next one is, too, at the start, else one at its turn."""

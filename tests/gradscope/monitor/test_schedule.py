@@ -19,7 +19,7 @@ def walked(schedule: Schedule, steps: int, cost: float, seconds: float) -> tuple
             schedule.sampled(step)
             schedule.spent(step, spent, elapsed, cost, seconds)
         else:
-            schedule.note(seconds)
+            schedule.durations.append(seconds)
     return sampled, spent / (elapsed - spent)
 
 
