@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
 from gradscope.errors import UsageError
@@ -17,20 +18,28 @@ from gradscope.profile.parameters import epsilon_of
 from gradscope.profile.sharding import bare
 from gradscope.training import RunInfo
 
-__all__ = ["Listeners", "check", "described", "listeners", "one_model", "optimizers_in"]
+__all__ = ["Listeners", "check", "described", "listeners", "one_model", "optimizers_in", "roots"]
 
 Listeners = Callable[[Any], object] | Iterable[Callable[[Any], object]]
 
 
-def one_model(model: object) -> nn.Module:
-    """The model without wrappers; several as one that has them as children."""
+def roots(model: object) -> list[nn.Module]:
+    """The models without wrappers."""
     if isinstance(model, nn.Module):
-        return bare(model)
+        return [bare(model)]
     if isinstance(model, Mapping) and model:
-        return nn.ModuleDict({str(name): bare(each) for name, each in model.items()})
+        return [bare(each) for each in model.values()]
     raise UsageError(
         f"Monitor takes a module, or several as {{name: module}}, not a {type(model).__name__}."
     )
+
+
+def one_model(model: object) -> nn.Module:
+    """The model without wrappers; several as one that has them as children."""
+    each = roots(model)
+    if isinstance(model, Mapping):
+        return nn.ModuleDict({str(name): part for name, part in zip(model, each, strict=True)})
+    return each[0]
 
 
 def optimizers_in(given: object) -> list[Optimizer]:
@@ -60,16 +69,14 @@ def check(every: object, dense: object, overhead: float | None, compiled: str) -
         raise UsageError(f"compiled is 'eager' or 'in-graph', not {compiled!r}.")
 
 
-def described(
-    model: nn.Module | Mapping[str, nn.Module], optimizers: Sequence[Optimizer], every: int
-) -> RunInfo:
+def described(models: Sequence[nn.Module], optimizers: Sequence[Optimizer], every: int) -> RunInfo:
     """What the run is, for its store."""
-    models = [model] if isinstance(model, nn.Module) else list(model.values())
     together = torch.distributed.is_available() and torch.distributed.is_initialized()
-    parameters = [each for one in models for each in one.parameters()]
+    parameters = [each for model in models for each in model.parameters()]
+    known = [each for each in parameters if not isinstance(each, UninitializedParameter)]
     return RunInfo(
-        model=" + ".join(type(bare(each)).__name__ for each in models),
-        parameters=sum(each.numel() for each in parameters),
+        model=" + ".join(type(each).__name__ for each in models),
+        parameters=sum(each.numel() for each in known),
         optimizers=tuple(type(each).__name__ for each in optimizers),
         epsilon=epsilon_of(optimizers[0]) if optimizers else None,
         processes=torch.distributed.get_world_size() if together else 1,

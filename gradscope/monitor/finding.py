@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from gradscope.batches import tensors_in
+from gradscope.monitor.modes import taken_off
 from gradscope.profile.axes import Layout, Shard, order_of, shard_of_ordered
 from gradscope.profile.calls import Calls
 from gradscope.profile.exchange import Exchange, Packet
@@ -85,8 +86,8 @@ class _Outermost(Watch):
     def __init__(self, finder: Finder, model: nn.Module) -> None:
         super().__init__(finder, model, alone=not is_distributed(model))
         self._finder = finder
-        self._modules = set(model.modules())
-        self._called: set[nn.Module] = set()
+        self._modules = {id(module) for module in model.modules()}
+        self._called: set[int] = set()
         self._mode: Calls | None = None
         self._ignored: nn.Module | None = None
         self._globally = [
@@ -101,19 +102,19 @@ class _Outermost(Watch):
         self.leaves()
 
     def _arrive(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if self._mode is not None or self._ignored is not None or module not in self._modules:
+        if self._mode is not None or self._ignored is not None or id(module) not in self._modules:
             return
-        if module in self._called or not torch.is_grad_enabled() or recomputing():
+        if id(module) in self._called or not torch.is_grad_enabled() or recomputing():
             self._ignored = module
             return
-        self._called.add(module)
+        self._called.add(id(module))
         with self._harmless(""):
             self.put_on()
             self._mode = Calls(self)
             self._mode.__enter__()  # type: ignore[no-untyped-call]
             # Torch has looked up this module's own hooks already.
-            if module in self._before:
-                self._before[module](module, args, _keyword_arguments())
+            if id(module) in self._before:
+                self._before[id(module)](module, args, _keyword_arguments())
 
     def _depart(self, module: nn.Module, *_: Any) -> None:
         if module is self._ignored:
@@ -123,7 +124,7 @@ class _Outermost(Watch):
         self.take_off()
         if self._mode is not None:
             mode, self._mode = self._mode, None
-            mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            taken_off(mode)
 
     def _open(self, *_: Any) -> None:
         """Recurrent layers get their own input, as ever."""

@@ -21,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from gradscope.batches import tensors_in
 from gradscope.monitor.clock import Clock
 from gradscope.monitor.gauges import Gauge
+from gradscope.monitor.modes import taken_off
 from gradscope.profile import operators
 from gradscope.profile.site import recomputing
 
@@ -34,42 +35,54 @@ class Hooks:
         gauges: of modules and of calls.
         clock: takes the time that the hooks take.
         failed: takes what went wrong in a hook.
+
+    Attributes:
+        first_seen: when an output was first measured in this step; what came before it may have
+            been an evaluation.
     """
 
     def __init__(
         self, gauges: Sequence[Gauge], clock: Clock, failed: Callable[[Exception], None]
     ) -> None:
         self.clock, self.failed = clock, failed
-        self._modules: dict[nn.Module, list[Gauge]] = {}
-        self._calls: dict[nn.Module, dict[str, list[Gauge]]] = {}
+        # By identity: modules that are compared by their values have no hash.
+        self._modules: dict[int, list[Gauge]] = {}
+        self._calls: dict[int, dict[str, list[Gauge]]] = {}
         for gauge in gauges:
             site = gauge.site
             if site.operator:
-                called = self._calls.setdefault(site.module, {})
+                called = self._calls.setdefault(id(site.module), {})
                 called.setdefault(site.operator, []).append(gauge)
             else:
-                self._modules.setdefault(site.module, []).append(gauge)
+                self._modules.setdefault(id(site.module), []).append(gauge)
             gauge.hook = self._guarded(gauge.see_gradient)
         calls = [uses for each in self._calls.values() for uses in each.values()]
         for uses in (*self._modules.values(), *calls):
             uses.sort(key=lambda gauge: gauge.site.use)
         # Global hooks run before a module's own, in which tensor parallelism adds up its output.
-        self._later = {each for each in self._modules if each._forward_hooks and _is_parallel(each)}
+        modules = {id(gauge.site.module): gauge.site.module for gauge in gauges}
+        self._late_modules = [
+            modules[key]
+            for key in self._modules
+            if modules[key]._forward_hooks and _is_parallel(modules[key])
+        ]
+        self._later = {id(each) for each in self._late_modules}
         self._uses: dict[int, int] = {}
         self._handles: list[RemovableHandle] = []
         self._running: list[nn.Module] = []
         self._modes: list[_Calls] = []
         self._thread = 0
         self._ending = False
+        self.first_seen: float | None = None
 
     def put_on(self) -> None:
         """For the step that comes."""
         self._uses.clear()
         self._ending = False
+        self.first_seen = None
         if self._handles:
             return
         self._running.clear()
-        self._modes.clear()
         self._thread = threading.get_ident()
         if self._calls:
             self._handles = [
@@ -78,11 +91,12 @@ class Hooks:
             ]
         else:
             self._handles = [register_module_forward_hook(self._after)]
-        self._handles += [each.register_forward_hook(self._at_last) for each in self._later]
+        self._handles += [each.register_forward_hook(self._at_last) for each in self._late_modules]
 
     def take_off(self) -> None:
-        """At the end of a step; in the midst of a forward, when that is over."""
+        """At the end of a step; in the midst of a call that is listened to, after that."""
         # A mode that is never left would listen for ever.
+        self._modes = [mode for mode in self._modes if not taken_off(mode)]
         self._ending = bool(self._modes)
         if not self._ending:
             for handle in self._handles:
@@ -92,11 +106,11 @@ class Hooks:
     # --- Modules ------------------------------------------------------------------------------
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> None:
-        if module not in self._later:
+        if id(module) not in self._later:
             self._at_last(module, args, output)
 
     def _at_last(self, module: nn.Module, args: Any, output: Any) -> None:
-        gauges = self._modules.get(module)
+        gauges = self._modules.get(id(module))
         if gauges is not None:
             start = perf_counter()
             self.see(module, gauges, output)
@@ -111,6 +125,8 @@ class Hooks:
             if y is None or not y.is_floating_point():
                 return
             again = recomputing()
+            if self.first_seen is None:
+                self.first_seen = perf_counter()
             gauge = gauges[0]
             if len(gauges) > 1:
                 # Counted apart: checkpointing runs a part of the calls a second time.
@@ -140,7 +156,7 @@ class Hooks:
         if threading.get_ident() != self._thread:
             return
         self._running.append(module)
-        calls = self._calls.get(module)
+        calls = self._calls.get(id(module))
         if calls is not None:
             mode = _Calls(self, module, calls)
             mode.__enter__()  # type: ignore[no-untyped-call]

@@ -144,6 +144,7 @@ class _Tap:
         self.probe = torch.zeros(
             _HEAD + counted * gauge.units,
             device=device if own is None else own.device,
+            dtype=torch.float32,
             requires_grad=True,
         )
 

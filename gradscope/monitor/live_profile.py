@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from gradscope.monitor.sampled import Sampled
-from gradscope.records import ParameterProfile, Role, SiteProfile, Source
+from gradscope.records import Source
 from gradscope.rules.training import Stuck, TrainingProfile
+from gradscope.store.contents import columns_of, moved, sources
+from gradscope.store.window import clipping, parameter_profiles, site_profiles
 from gradscope.training import (
     PARAMETER_MEASURES,
     SITE_MEASURES,
     STEP_MEASURES,
     Layout,
     RunInfo,
-    WatchedParameter,
-    WatchedSite,
 )
 
 __all__ = ["WINDOW", "LiveProfile"]
@@ -27,14 +26,11 @@ __all__ = ["WINDOW", "LiveProfile"]
 Rows = npt.NDArray[np.float32]
 
 WINDOW = 16
-"""Samples that rules are shown: what all but GS104 need, twice."""
+"""Samples that rules are shown: twice as many as most of them ask for."""
 
 _FIRST = 50
 _LOSS_AND_GRADIENT = ("loss", "gradient_norm")
 _RECENT = 200
-
-# Units are counted over as many samples as it takes to tell, or the share is NaN.
-_ENOUGH = 1_000_000_000
 
 # Below this share of the run's largest learning rate, a weight that stays as it is tells nothing.
 _HARDLY_ANY_RATE = 1e-3
@@ -155,7 +151,7 @@ class LiveProfile:
         idle, still = np.zeros(len(layout.parameters)), np.zeros(len(layout.parameters))
         was_finite = np.zeros(len(layout.parameters), bool)
         if before is not None:
-            _copied_by_name(before, self._rows, layout, rows)
+            rows = moved(self._rows, sources(columns_of(before), columns_of(layout)))
             known = {entry.name: at for at, entry in enumerate(before.parameters)}
             for at, entry in enumerate(layout.parameters):
                 if entry.name in known:
@@ -167,28 +163,11 @@ class LiveProfile:
         # What is new, or measured again in another place, has to be finite once.
         self._site_was_finite = np.zeros(len(layout.sites), bool)
 
-    def _told(self, layout: Layout) -> _Told:
-        rows = self._rows if len(self._rows) else np.empty((0, layout.columns), np.float32)
-        first, width = layout.first_parameter, len(PARAMETER_MEASURES)
-        weights, updates = (
-            rows[:, first + PARAMETER_MEASURES.index(name) :: width]
-            for name in ("weight_norm", "update_norm")
-        )
-        with np.errstate(all="ignore"):
-            ratios = np.where(weights > 0, updates / weights, np.nan)
-        return _Told(
-            layout,
-            rows.T.tolist(),
-            _of_columns(np.isnan(rows)),
-            _of_columns(np.isinf(rows)),
-            ratios.T.tolist(),
-        )
-
     def profile(self) -> TrainingProfile:
         """The profile of the window."""
         layout = self._layout or Layout((), ())
-        told = self._told(layout)
-        columns, seen = told.columns, len(self._rows)
+        rows = self._rows if len(self._rows) else np.empty((0, layout.columns), np.float32)
+        columns = rows.T.tolist()
         steps = dict(zip(STEP_MEASURES, columns, strict=False))
         info = self._info
         return TrainingProfile(
@@ -196,19 +175,13 @@ class LiveProfile:
             batch_size=0,
             losses=tuple(steps["loss"]),
             input_variation=(),
-            sites=tuple(_site(told, at, site, seen) for at, site in enumerate(layout.sites)),
-            parameters=tuple(
-                _parameter(told, at, entry, bool(self._nonfinite[at]))
-                for at, entry in enumerate(layout.parameters)
-            ),
+            sites=site_profiles(layout, columns),
+            parameters=parameter_profiles(layout, columns, self._nonfinite.tolist()),
             optimizer=info.optimizers[0] if info.optimizers else None,
             epsilon=info.epsilon,
             seed=0,
             processes=info.processes,
-            clipping=tuple(
-                used / whole if whole > 0 else math.nan
-                for used, whole in zip(steps["used_norm"], steps["gradient_norm"], strict=True)
-            ),
+            clipping=clipping(columns),
             sampled=tuple(self._steps),
             used_norms=tuple(steps["used_norm"]),
             learning_rates=tuple(steps["learning_rate"]),
@@ -224,27 +197,6 @@ class LiveProfile:
             largest_update=self._largest_update,
             largest_change=self._largest_change,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Told:
-    """The rows of a window, column by column as plain numbers.
-
-    Attributes:
-        unknown, infinite: of each column, whether some of it are NaN, or infinite.
-        ratios: update over weight, of each parameter.
-    """
-
-    layout: Layout
-    columns: list[list[float]]
-    unknown: list[bool]
-    infinite: list[bool]
-    ratios: list[list[float]]
-
-
-def _of_columns(cells: npt.NDArray[np.bool_]) -> list[bool]:
-    """Whether some of a column are so."""
-    return [bool(each) for each in np.logical_or.reduce(cells, axis=0)]
 
 
 class _Fixed:
@@ -268,84 +220,4 @@ class _Fixed:
 def _above_zero(layout: Layout, counts: npt.NDArray[np.float64]) -> tuple[Stuck, ...]:
     return tuple(
         Stuck(layout.parameters[at].name, int(counts[at])) for at in np.flatnonzero(counts > 0)
-    )
-
-
-def _copied_by_name(before: Layout, rows: Rows, layout: Layout, into: Rows) -> None:
-    """Numbers of what both layouts have."""
-    into[:, : len(STEP_MEASURES)] = rows[:, : len(STEP_MEASURES)]
-    sites = {site.name: at for at, site in enumerate(before.sites)}
-    parameters = {entry.name: at for at, entry in enumerate(before.parameters)}
-    for at, name in enumerate(site.name for site in layout.sites):
-        if name in sites:
-            here = layout.site_column(at, SITE_MEASURES[0])
-            there = before.site_column(sites[name], SITE_MEASURES[0])
-            width = len(SITE_MEASURES)
-            into[:, here : here + width] = rows[:, there : there + width]
-    for at, name in enumerate(entry.name for entry in layout.parameters):
-        if name in parameters:
-            here = layout.parameter_column(at, PARAMETER_MEASURES[0])
-            there = before.parameter_column(parameters[name], PARAMETER_MEASURES[0])
-            width = len(PARAMETER_MEASURES)
-            into[:, here : here + width] = rows[:, there : there + width]
-
-
-def _site(told: _Told, at: int, site: WatchedSite, seen: int) -> SiteProfile:
-    first = told.layout.site_column(at, SITE_MEASURES[0])
-    forward, backward, *counted = told.columns[first : first + len(SITE_MEASURES)]
-    dead, always_positive, saturated = (_last(series) for series in counted)
-    unmeasured = (math.nan,) * seen
-    return SiteProfile(
-        name=site.name,
-        role=Role(site.role),
-        operator=site.operator,
-        index=at,
-        shape=site.shape,
-        unit_axis=site.unit_axis,
-        is_output=site.is_output,
-        forward_rms=tuple(forward),
-        variation=unmeasured,
-        correlation=unmeasured,
-        backward_rms=tuple(backward),
-        forward_nonfinite=_infinite(told, first),
-        backward_nonfinite=_infinite(told, first + 1),
-        observations=_ENOUGH if dead is not None or saturated is not None else 0,
-        dead=dead if site.dead_zone else None,
-        always_positive=always_positive if site.dead_zone else None,
-        saturated=saturated if site.bounded else None,
-        depth=site.depth,
-        branch=site.branch,
-        joins=site.joins,
-        dtype=site.dtype,
-    )
-
-
-def _infinite(told: _Told, column: int) -> tuple[int, ...]:
-    """Per sample 1 where some elements were not finite, for how many is not counted."""
-    series = told.columns[column]
-    if not told.infinite[column]:
-        return (0,) * len(series)
-    return tuple(int(math.isinf(value)) for value in series)
-
-
-def _last(series: list[float]) -> float | None:
-    """The newest share; None where none was told."""
-    return next((value for value in reversed(series) if value == value), None)
-
-
-def _parameter(told: _Told, at: int, entry: WatchedParameter, broken: bool) -> ParameterProfile:
-    first = told.layout.parameter_column(at, PARAMETER_MEASURES[0])
-    gradient, weight, _ = told.columns[first : first + len(PARAMETER_MEASURES)]
-    norms: tuple[float | None, ...] = tuple(gradient)
-    if told.unknown[first]:
-        norms = tuple(None if norm != norm else norm for norm in gradient)
-    return ParameterProfile(
-        name=entry.name,
-        shape=entry.shape,
-        trainable=entry.trainable,
-        reached=bool(entry.reached),
-        weight_norm=weight[0] if weight else math.nan,
-        nonfinite=int(broken),
-        gradient_norm=norms,
-        update_ratio=tuple(told.ratios[at]),
     )

@@ -51,6 +51,7 @@ class Updates:
         updates: whether weights and updates are measured, beside gradients.
         exact: whether they are measured on all elements.
         clock: takes the time that the hooks take.
+        scaler: the GradScaler, if there is one.
         failed: takes what went wrong in a hook.
 
     Attributes:
@@ -69,6 +70,7 @@ class Updates:
         updates: bool,
         exact: bool,
         clock: Clock,
+        scaler: Any,
         failed: Callable[[Exception], None],
     ) -> None:
         self.names = list(named)
@@ -78,6 +80,7 @@ class Updates:
         # A norm is never computed in less than its elements have.
         doubles = [each.dtype == torch.float64 for each in self.parameters]
         self.tiny = {index for index, double in enumerate(doubles) if double}
+        self._scaler, self._scale = scaler, torch.empty(0)
         self._updates, self._exact, self._failed = updates, exact, failed
         self._index = {id(parameter): i for i, parameter in enumerate(self.parameters)}
         self.known = np.zeros((4, len(self.parameters)), dtype=bool)
@@ -98,12 +101,13 @@ class Updates:
         """How many numbers it writes."""
         return 4 * len(self.parameters)
 
-    def write_into(self, memory: Tensor) -> None:
-        """From now on; float32 (size).
+    def write_into(self, memory: Tensor, scale: Tensor) -> None:
+        """From now on; float32 (size), and (1) for the loss's scale.
 
         Of each parameter the norm of the gradient before clipping, of the gradient that the update
         is made from, of the weight before the update, of the update.
         """
+        self._scale = scale
         self._rows = memory.view(4, len(self.parameters))
         self._cells = [list(row.unbind()) for row in self._rows]
         self._one_device = all(each.device == memory.device for each in self.parameters)
@@ -141,11 +145,19 @@ class Updates:
         self._before.clear()
         _unlisten(self)
 
-    def see_clipping(self) -> None:
-        """The gradients are about to be clipped."""
+    def see_clipping(self, clipped: object) -> None:
+        """The gradients of these parameters are about to be clipped; what counts is the first time.
+
+        ``clipped`` is what torch's function is given; an iterator is not gone through.
+        """
         start = perf_counter()
         try:
-            self._norms(0, self._every)
+            several = [clipped] if isinstance(clipped, Tensor) else clipped
+            indices = self._every
+            if isinstance(several, (list, tuple)):
+                found = (self._index.get(id(each)) for each in several)
+                indices = [index for index in found if index is not None]
+            self._norms(0, [index for index in indices if not self.known[0, index]])
         except Exception as error:
             self._failed(error)
         self._clock.seconds += perf_counter() - start
@@ -164,6 +176,10 @@ class Updates:
                 self._norms(1, indices, getattr(optimizer, "grad_scale", None))
             if self._updates:
                 self._remember(optimizer, indices)
+            # Before GradScaler.update() changes it.
+            scale = getattr(self._scaler, "_scale", None)
+            if scale is not None:
+                self._scale.copy_(scale.reshape(1))
         except Exception as error:
             self._failed(error)
         self._clock.seconds += perf_counter() - start
@@ -217,12 +233,17 @@ class Updates:
         """Squares of float32 below 1e-19 are zero: gradients that were are taken as float64."""
         if not self.tiny:
             return self._norms_of(gradients)
-        return [
-            torch.linalg.vector_norm(
-                gradient, dtype=torch.float64 if index in self.tiny else _FLOAT32
-            ).to(_FLOAT32)
-            for index, gradient in zip(indices, gradients, strict=True)
-        ]
+        wide = [index in self.tiny for index in indices]
+        norms: list[Tensor] = list(gradients)
+        for precise in (False, True):
+            places = [place for place, each in enumerate(wide) if each is precise]
+            some = [gradients[place] for place in places]
+            if some:
+                kind = torch.float64
+                found = torch._foreach_norm(some, dtype=kind) if precise else self._norms_of(some)
+                for place, norm in zip(places, found, strict=True):
+                    norms[place] = norm.to(_FLOAT32)
+        return norms
 
     @staticmethod
     def _norms_of(tensors: list[Tensor]) -> list[Tensor]:
@@ -315,7 +336,7 @@ def _telling(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def telling(*args: Any, **kwargs: Any) -> Any:
         for each in _listening:
-            each.see_clipping()
+            each.see_clipping(args[0] if args else kwargs.get("parameters"))
         return original(*args, **kwargs)
 
     return telling

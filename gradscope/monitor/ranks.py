@@ -82,7 +82,7 @@ class Ranks:
         parting: likewise when this one closes.
     """
 
-    meeting, patience, parting = 20.0, 30.0, 3.0
+    meeting, patience, parting = 20.0, 600.0, 3.0
 
     def __init__(self) -> None:
         self.processes, self.first, self.first_step, self.warning = 1, True, 0, ""
@@ -127,7 +127,7 @@ class Ranks:
             group = dist.new_group(timeout=timedelta(seconds=self.patience), backend="gloo")
         except Exception as error:
             refused = str(error)
-        if not self._agree("group", group is not None, self.patience):
+        if not self._agree("group", group is not None, self.meeting):
             self._stay_alone(
                 begins,
                 "the processes cannot add up what they measure, and each sees its own part of the "

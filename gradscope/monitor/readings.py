@@ -27,7 +27,7 @@ from gradscope.training import PARAMETER_MEASURES, SITE_MEASURES, STEP_MEASURES
 __all__ = ["LOSSES", "Readings"]
 
 LOSSES = 256
-"""The losses of so many steps fit between two samples; of more, the last ones are kept."""
+"""The losses of so many steps fit between two samples; of more, the first are passed on."""
 
 Array = np.ndarray[Any, Any]
 
@@ -114,10 +114,10 @@ class Readings:
         self.layout, self._joined = joined.layout, joined
         self._gauges, self._updates, self._ranks = gauges, updates, ranks
         sizes = [gauges.size, updates.size, LOSSES, 1]
-        self._memory = torch.zeros(sum(sizes), device=device)
+        self._memory = torch.zeros(sum(sizes), device=device, dtype=torch.float32)
         sites, parameters, losses, self.scale = self._memory.split(sizes)
         gauges.write_into(sites)
-        updates.write_into(parameters)
+        updates.write_into(parameters, self.scale)
         self._cells = list(losses.unbind())
         self.direct = losses.numpy() if device.type == "cpu" else None
         self.given = np.ones(LOSSES, dtype=bool)
@@ -138,8 +138,10 @@ class Readings:
 
     def put(self, place: int, loss: Tensor | float | None) -> None:
         """Keeps a loss; one that lies on a device is copied there, and nobody waits for it."""
-        if isinstance(loss, Tensor):
+        if isinstance(loss, Tensor) and loss.device.type != "cpu":
             self._cells[place].copy_(local(loss.detach()).reshape(()))
+        elif isinstance(loss, Tensor):
+            self._cells[place].fill_(local(loss.detach()).item())
         else:
             self._cells[place].fill_(math.nan if loss is None else loss)
             self.given[place] = loss is not None
@@ -351,7 +353,7 @@ class Readings:
             used = _together(norms[1])
             row[:begin] = (
                 losses[-1] if len(losses) else np.nan,
-                _together(norms[0]) if known[0].any() else used,
+                _together(np.where(known[0], norms[0], norms[1])) if known[0].any() else used,
                 used,
                 *rest[1:3],
             )

@@ -139,6 +139,7 @@ class Sampler:
             self._schedule.sampled(self.steps)
         if readings is not None and readings.pending is not None:
             self._pass_on(wait=self._sampling)
+            self._budgeted += perf_counter() - start
         if self._sampling:
             self._end_sampling(loss, start)
         else:
@@ -146,7 +147,7 @@ class Sampler:
         self.steps += 1
         if self._count == LOSSES:
             self._pass_rest_of_losses()
-        elif start - self._last_passed > _SECONDS and self.ranks.processes == 1:
+        elif start - self._last_passed > _SECONDS:
             self._pass_some_losses()
         again, self._sampling = self._sampling, self.steps == self._schedule.next
         if again and not self._sampling:
@@ -185,7 +186,8 @@ class Sampler:
             if release is not None:
                 with suppress(Exception):
                     release()
-        self._finder = self._hooks = self._graph = None
+        self._finder = self._hooks = self._graph = self._gauges = None
+        self._readings = self._updates = self._direct = None
 
     # --- A sampled step -----------------------------------------------------------------------
 
@@ -220,9 +222,6 @@ class Sampler:
             self._updates.read_rest()
             if self._graph is not None:
                 self._graph.read()
-            scale = getattr(self._scaler, "_scale", None)
-            if scale is not None:
-                self._readings.scale.copy_(scale.reshape(1))
             seconds = self._schedule.step_seconds
             cost = median(self._costs) if self._costs else 0.0
             budget = [self._budgeted, start - self._started, cost, seconds]
@@ -239,7 +238,8 @@ class Sampler:
         if seconds == seconds and (otherwise or self._device.type != "cpu"):
             # Other kernels, or some that the host does not wait for: the step itself tells, and
             # the median of several where one has waited for something else.
-            longer = start - self._last_end - seconds
+            seen = None if self._hooks is None else self._hooks.first_seen
+            longer = start - (seen or self._last_end) - seconds
             self._longer = [*self._longer[1 - _COSTS :], longer]
             spent = max(spent, median(self._longer))
         if self._schedule.is_start(self.steps):
@@ -286,6 +286,7 @@ class Sampler:
             updates=self._want_updates,
             exact=self._exact,
             clock=self._clock,
+            scaler=self._scaler,
             failed=self._receiver.failed,
         )
         self._finder = Finder(self._model)
@@ -353,8 +354,10 @@ class Sampler:
             self._receiver.takes(sampled)
 
     def pass_losses(self) -> None:
-        """Passes on the losses that no sample has taken; of several processes only samples do."""
-        if self.ranks.processes == 1:
+        """Passes on the losses so far; of several processes only samples do, all at once."""
+        if self.ranks.processes == 1 and self._readings is not None:
+            while self._readings.pending is not None:
+                self._pass_on(wait=True)
             self._pass_rest_of_losses()
 
     def _pass_rest_of_losses(self, until: int | None = None, *, last: bool = False) -> None:
@@ -371,7 +374,8 @@ class Sampler:
 
     def _pass_some_losses(self) -> None:
         """Once a second, so that a run that is killed has lost no more than that."""
-        assert self._readings is not None
+        if self._readings is None or self._readings.pending is not None or self.ranks.processes > 1:
+            return
         found = self._readings.arrived(self._passed, self._count)
         if found is not None:
             first = self.steps - self._count + self._passed

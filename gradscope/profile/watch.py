@@ -106,7 +106,7 @@ class Watch:
         self._layouts = measuring.layouts
         self._running = threading.local()
         self._handles: list[RemovableHandle] = []
-        self._before: dict[nn.Module, Callable[..., None]] = {}
+        self._before: dict[int, Callable[..., None]] = {}
 
     @property
     def _frames(self) -> list[_Frame]:
@@ -205,7 +205,7 @@ class Watch:
                 with self._harmless(name):
                     self.leaves()
 
-        self._before[module] = before
+        self._before[id(module)] = before
         self._handles += [
             module.register_forward_pre_hook(before, with_kwargs=True),
             module.register_forward_hook(after, with_kwargs=True, always_call=True),

@@ -5,7 +5,6 @@ Nothing here needs torch: a run is reported on where it is only looked at.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from importlib import metadata
@@ -18,11 +17,8 @@ from gradscope.records import (
     SCHEMA_VERSION,
     Finding,
     Measure,
-    ParameterProfile,
     Profile,
     Report,
-    Role,
-    SiteProfile,
     Skipped,
     Source,
     Target,
@@ -30,11 +26,11 @@ from gradscope.records import (
 )
 from gradscope.store.contents import Event
 from gradscope.store.reader import Run, open_run
+from gradscope.store.window import clipping, parameter_profiles, site_profiles
 from gradscope.training import (
     STEP_MEASURES,
     Alert,
     Layout,
-    WatchedParameter,
     WatchedSite,
 )
 
@@ -243,77 +239,20 @@ def _profile(run: Run, history: TrainingHistory) -> Profile:
     since = history.sampled[-1 - _NEWEST] if len(history.sampled) > _NEWEST else -1
     _, rows = run.rows(since=since)
     rows = rows[-_NEWEST:]
-    norms, used = _step(rows, "gradient_norm"), _step(rows, "used_norm")
-    with np.errstate(divide="ignore", invalid="ignore"):
-        clipping = used / norms
+    columns = rows.T.tolist()
     return Profile(
         source=Source.MEASURED,
         batch_size=0,
         losses=_floats(_step(rows, "loss")),
         input_variation=(),
-        sites=tuple(_site_profile(layout, rows, at, site) for at, site in enumerate(layout.sites)),
-        parameters=tuple(
-            _parameter_profile(layout, rows, at, parameter)
-            for at, parameter in enumerate(layout.parameters)
-        ),
+        sites=site_profiles(layout, columns),
+        parameters=parameter_profiles(layout, columns),
         optimizer=info.optimizers[0] if info.optimizers else None,
         epsilon=info.epsilon,
         seed=0,
         processes=info.processes,
-        clipping=_floats(clipping),
+        clipping=clipping(columns),
         training=history,
-    )
-
-
-def _site_profile(layout: Layout, rows: np.ndarray, at: int, site: WatchedSite) -> SiteProfile:
-    def series(measure: str) -> tuple[float, ...]:
-        return _floats(rows[:, layout.site_column(at, measure)])
-
-    def share(measure: str) -> float | None:
-        values = rows[:, layout.site_column(at, measure)]
-        known = values[~np.isnan(values)]
-        return float(known[-1]) if len(known) else None
-
-    return SiteProfile(
-        name=site.name,
-        role=Role(site.role),
-        operator=site.operator,
-        index=at,
-        shape=tuple(site.shape),
-        unit_axis=site.unit_axis,
-        is_output=site.is_output,
-        forward_rms=series("forward_rms"),
-        variation=(),
-        correlation=(),
-        backward_rms=series("backward_rms"),
-        # How many elements were not is not recorded: only that there were some.
-        forward_nonfinite=tuple(int(math.isinf(value)) for value in series("forward_rms")),
-        backward_nonfinite=tuple(int(math.isinf(value)) for value in series("backward_rms")),
-        observations=0,
-        dead=share("dead"),
-        always_positive=share("always_positive"),
-        saturated=share("saturated"),
-        depth=site.depth,
-        branch=site.branch,
-        joins=site.joins,
-        dtype=site.dtype,
-    )
-
-
-def _parameter_profile(
-    layout: Layout, rows: np.ndarray, at: int, parameter: WatchedParameter
-) -> ParameterProfile:
-    gradient = rows[:, layout.parameter_column(at, "gradient_norm")].tolist()
-    weight = rows[:, layout.parameter_column(at, "weight_norm")]
-    return ParameterProfile(
-        name=parameter.name,
-        shape=tuple(parameter.shape),
-        trainable=parameter.trainable,
-        reached=any(value == value for value in gradient),
-        weight_norm=float(weight[-1]) if len(weight) else float("nan"),
-        nonfinite=0,
-        gradient_norm=tuple(None if value != value else value for value in gradient),
-        update_ratio=_floats(_update_ratio(layout, rows, at)),
     )
 
 
@@ -345,6 +284,8 @@ def _skipped(history: TrainingHistory) -> Iterable[Skipped]:
             "records",
             f"{history.dropped:,} were dropped, because the disk was slower than training",
         )
-    skipped = sum(event.kind == "skipped" for event in history.events)
+    skipped = sum(
+        int(each.data.get("steps", 1)) for each in history.events if each.kind == "skipped"
+    )
     if skipped:
         yield Skipped("updates", f"the optimizer skipped {skipped:,}, whose gradient overflowed")

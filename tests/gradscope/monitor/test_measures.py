@@ -158,12 +158,56 @@ def test_clipping_shows_the_norm_before_and_after() -> None:
     assert step_measure(rows[-1], "used_norm") == pytest.approx(0.01, rel=1e-3)
 
 
+def test_parts_that_are_clipped_apart_are_seen_before_it() -> None:
+    norms: list[float] = []
+
+    def clip(model: nn.Module, optimizer: Optimizer) -> None:
+        parts = [
+            [*model.first.parameters()],
+            [*model.middle.parameters(), *model.last.parameters()],
+        ]
+        found = [float(nn.utils.clip_grad_norm_(part, 0.01)) for part in parts]
+        norms.append(math.hypot(*found))
+
+    _, rows, _ = trained(after=clip)
+    assert step_measure(rows[-1], "gradient_norm") == pytest.approx(norms[-1], rel=1e-5)
+    assert step_measure(rows[-1], "used_norm") == pytest.approx(0.01 * math.sqrt(2), rel=1e-3)
+
+
+def test_a_part_alone_may_be_clipped() -> None:
+    whole: list[float] = []
+
+    def clip(model: nn.Module, optimizer: Optimizer) -> None:
+        whole.append(math.hypot(*[norm(each.grad) for each in model.parameters()]))
+        nn.utils.clip_grad_norm_(model.first.parameters(), 0.001)
+
+    _, rows, _ = trained(after=clip)
+    assert step_measure(rows[-1], "gradient_norm") == pytest.approx(whole[-1], rel=1e-5)
+    assert step_measure(rows[-1], "used_norm") < 0.999 * whole[-1]
+
+
+def test_a_gradient_of_zero_leaves_the_others_as_they_are() -> None:
+    class Unused(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.off = nn.Parameter(torch.zeros(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + 0 * self.off.sum()
+
+    _, rows, _ = trained(Unused)
+    _, plain, _ = trained()
+    assert parameter(rows[-1], "off")["gradient_norm"] == 0
+    for name in ("first.weight", "last.bias"):
+        assert parameter(rows[-1], name) == pytest.approx(parameter(plain[-1], name), rel=1e-6)
+
+
 def test_the_scale_of_a_loss_is_undone_and_skipped_steps_are_counted() -> None:
     def run(scaled: bool) -> tuple[list[Any], Monitor]:
         torch.manual_seed(0)
         model = Net()
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
-        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=scaled)
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=3, enabled=scaled)
         rows: list[Any] = []
         monitor = Monitor(
             model, optimizer, scaler=scaler, every=1, store=None, on_sample=rows.append,

@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules import module as modules_of_torch
 from torch.nn.utils import clip_grad
+from torch.overrides import _get_current_function_mode_stack
 
 from gradscope.errors import UsageError
 from gradscope.monitor import Monitor, gauges, hooks, optimizers, readings
@@ -405,6 +407,82 @@ def test_a_monitor_that_was_left_behind_is_ended(tmp_path: Path) -> None:
         assert first.enabled
     first.close()
     assert global_hooks() == 0
+
+
+def test_an_interrupt_in_a_forward_leaves_nothing(tmp_path: Path) -> None:
+    class Interrupted(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            if self.interrupt:
+                functional.relu(x)
+                self.last(self.dropout(self.first(x)))
+                raise KeyboardInterrupt
+            return super().forward(x)
+
+    model = Interrupted()
+    for steps in (0, 3):
+        model.interrupt = False
+        with pytest.raises(KeyboardInterrupt), Monitor(model, store=None, every=1) as monitor:
+            _some_steps_and_then(model, monitor, steps)
+        assert hooks_on(model) == global_hooks() == 0
+        assert _get_current_function_mode_stack() == []
+
+
+def _some_steps_and_then(model: Any, monitor: Monitor, steps: int) -> None:
+    for inputs, targets in batches(steps):
+        functional.cross_entropy(model(inputs), targets).backward()
+        monitor.step()
+    model.interrupt = True
+    model(batches(1)[0][0])
+
+
+def test_modules_without_a_hash_may_run_beside() -> None:
+    @dataclass
+    class Loss(nn.Module):
+        weight: float
+
+        def __post_init__(self) -> None:
+            super().__init__()
+
+        def forward(self, y: Tensor, targets: Tensor) -> Tensor:
+            return self.weight * functional.cross_entropy(y, targets)
+
+    model, loss = Net(), Loss(2.0)
+    with Monitor(model, store=None, every=1, strict=True) as monitor:
+        for inputs, targets in batches(4):
+            loss(model(inputs), targets).backward()
+            monitor.step()
+        assert monitor.enabled
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
+def test_the_default_type_may_be_another(kind: torch.dtype) -> None:
+    torch.set_default_dtype(kind)
+    try:
+        model = nn.Sequential(nn.Linear(FEATURES, 8), nn.ReLU(), nn.Linear(8, 8), nn.Tanh())
+        rows: list[Any] = []
+        with Monitor(model, store=None, every=1, strict=True, on_sample=rows.append) as monitor:
+            for inputs, _ in batches(4):
+                model(inputs.to(kind)).square().mean().backward()
+                monitor.step()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert site(rows[-1], "1")["backward_rms"] > 0
+    assert parameter(rows[-1], "0.weight")["gradient_norm"] > 0
+
+
+def test_lazy_modules_are_watched_once_they_are_made() -> None:
+    model = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model(batches(1)[0][0])
+    lazy = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, 5))
+    with Monitor(model, store=None, every=1, strict=True) as monitor:
+        for inputs, targets in batches(3):
+            functional.cross_entropy(model(inputs), targets).backward()
+            monitor.step()
+        assert monitor.enabled
+    # Before its first batch it has no sizes; the monitor is there all the same.
+    Monitor(lazy, store=None).close()
 
 
 def test_interrupted_runs_say_so(tmp_path: Path) -> None:

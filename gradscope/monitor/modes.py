@@ -1,0 +1,28 @@
+"""Taking a function mode off torch's stack from wherever it lies in it."""
+
+from __future__ import annotations
+
+from torch.overrides import (
+    TorchFunctionMode,
+    _get_current_function_mode_stack,
+    _pop_mode,
+    _push_mode,
+)
+
+__all__ = ["taken_off"]
+
+
+def taken_off(mode: TorchFunctionMode) -> bool:
+    """Takes a mode off whose block was left by what passes no hook, such as Ctrl-C.
+
+    Returns:
+        Whether it was there: while a mode handles a call, torch has it aside.
+    """
+    if mode not in _get_current_function_mode_stack():
+        return False
+    above = []
+    while (top := _pop_mode()) is not mode:
+        above.append(top)
+    for each in reversed(above):
+        _push_mode(each)
+    return True
