@@ -157,5 +157,8 @@ def _finding(alert: Alert) -> tuple[str, str]:
 
 
 def _shortest(path: Path) -> str:
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except OSError:  # the script has deleted it
+        return str(path)
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

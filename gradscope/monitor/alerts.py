@@ -143,6 +143,9 @@ class Alerts:
         """The alert of a finding: the one that stands or stood just now, else a new one."""
         values = {name: measure.value for name, measure in finding.evidence.items()}
         severity = finding.severity
+        if seen.alert is not None and seen.stands and finding.code in _AT_ONCE:
+            # Everything is broken after it; where it began is what helps.
+            return seen.alert
         if seen.alert is not None and (seen.stands or seen.missed <= _SAME):
             step = seen.alert.step
             severity = min(severity, seen.alert.severity, key=lambda each: each.rank)

@@ -38,8 +38,14 @@ def one_model(model: object) -> nn.Module:
     """The model without wrappers; several as one that has them as children."""
     each = roots(model)
     if isinstance(model, Mapping):
-        return nn.ModuleDict({str(name): part for name, part in zip(model, each, strict=True)})
+        return nn.ModuleDict(dict(zip(map(_key, model), each, strict=True)))
     return each[0]
+
+
+def _key(name: object) -> str:
+    """A name that a container of modules takes: without dots, and none of its methods'."""
+    key = str(name).replace(".", "_") or "model"
+    return f"{key}_" if hasattr(nn.ModuleDict, key) else key
 
 
 def optimizers_in(given: object) -> list[Optimizer]:

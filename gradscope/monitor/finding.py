@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from gradscope.batches import tensors_in
-from gradscope.monitor.modes import taken_off
+from gradscope.monitor.modes import taken_off, traced
 from gradscope.profile.axes import Layout, Shard, order_of, shard_of_ordered
 from gradscope.profile.calls import Calls
 from gradscope.profile.exchange import Exchange, Packet
@@ -104,7 +104,7 @@ class _Outermost(Watch):
     def _arrive(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if self._mode is not None or self._ignored is not None or id(module) not in self._modules:
             return
-        if id(module) in self._called or not torch.is_grad_enabled() or recomputing():
+        if id(module) in self._called or not torch.is_grad_enabled() or recomputing() or traced():
             self._ignored = module
             return
         self._called.add(id(module))

@@ -21,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from gradscope.batches import tensors_in
 from gradscope.monitor.clock import Clock
 from gradscope.monitor.gauges import Gauge
-from gradscope.monitor.modes import taken_off
+from gradscope.monitor.modes import taken_off, traced
 from gradscope.profile import operators
 from gradscope.profile.site import recomputing
 
@@ -119,7 +119,7 @@ class Hooks:
     def see(self, key: object, gauges: list[Gauge], output: Any) -> None:
         """Hands an output to the gauge whose turn it is."""
         try:
-            if not torch.is_grad_enabled() or threading.get_ident() != self._thread:
+            if not torch.is_grad_enabled() or threading.get_ident() != self._thread or traced():
                 return
             y = output if isinstance(output, Tensor) else next(tensors_in(output), None)
             if y is None or not y.is_floating_point():

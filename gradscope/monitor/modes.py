@@ -1,7 +1,8 @@
-"""Taking a function mode off torch's stack from wherever it lies in it."""
+"""What else listens to torch's calls: modes on its stacks, and tracers."""
 
 from __future__ import annotations
 
+import torch
 from torch.overrides import (
     TorchFunctionMode,
     _get_current_function_mode_stack,
@@ -9,7 +10,7 @@ from torch.overrides import (
     _push_mode,
 )
 
-__all__ = ["taken_off"]
+__all__ = ["taken_off", "traced"]
 
 
 def taken_off(mode: TorchFunctionMode) -> bool:
@@ -26,3 +27,9 @@ def taken_off(mode: TorchFunctionMode) -> bool:
     for each in reversed(above):
         _push_mode(each)
     return True
+
+
+def traced() -> bool:
+    """Whether somebody writes down what is computed, who is not to see what is measured."""
+    tracing = torch._C._get_tracing_state() is not None
+    return tracing or torch._C._len_torch_dispatch_stack() > 0

@@ -141,7 +141,7 @@ class Monitor:
             self._sampler = Sampler(
                 self._model,
                 self._optimizers,
-                self,
+                weakref.proxy(self),
                 Schedule(every, dense, overhead),
                 self._clock,
                 updates=updates,
@@ -150,6 +150,9 @@ class Monitor:
                 in_graph=compiled == "in-graph",
                 midway=midway,
             )
+            # What is dropped without being closed leaves nothing on the model.
+            weakref.finalize(self, self._sampler.let_go).atexit = False
+            self._sampler.begin()
             if automatic is not None:
                 automatic.attach(self._model, self._optimizers, self.record, self.profile)
         except Exception as error:
@@ -333,7 +336,8 @@ class Monitor:
     def warns(self, message: str) -> None:
         """One warning, which kills no training even where warnings are errors."""
         try:
-            warnings.warn(f"gradscope: {message}.", RuntimeWarning, stacklevel=4)
+            said = message.rstrip(".")
+            warnings.warn(f"gradscope: {said}.", RuntimeWarning, stacklevel=4)
         except RuntimeWarning as warning:
             if sys.stderr is not None:
                 sys.stderr.write(f"{warning}\n")

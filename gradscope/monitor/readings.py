@@ -124,7 +124,8 @@ class Readings:
         self.scale.fill_(1.0)
         self._host = self._memory
         if device.type != "cpu":
-            self._host = torch.zeros_like(self._memory, device="cpu", pin_memory=True)
+            pinned = device.type == "cuda"
+            self._host = torch.zeros_like(self._memory, device="cpu", pin_memory=pinned)
         self.pending: _Pending | None = None
         self._sent: tuple[slice, Any] | None = None
         self.agreed: Array = np.zeros(0)
@@ -138,10 +139,13 @@ class Readings:
 
     def put(self, place: int, loss: Tensor | float | None) -> None:
         """Keeps a loss; one that lies on a device is copied there, and nobody waits for it."""
-        if isinstance(loss, Tensor) and loss.device.type != "cpu":
-            self._cells[place].copy_(local(loss.detach()).reshape(()))
-        elif isinstance(loss, Tensor):
-            self._cells[place].fill_(local(loss.detach()).item())
+        if isinstance(loss, Tensor):
+            value = local(loss.detach())
+            value = value if value.numel() == 1 else value.float().mean()
+            if value.device.type == "cpu":
+                self._cells[place].fill_(value.item())
+            else:
+                self._cells[place].copy_(value.reshape(()))
         else:
             self._cells[place].fill_(math.nan if loss is None else loss)
             self.given[place] = loss is not None

@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from statistics import median
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,11 +25,11 @@ from gradscope.monitor.in_graph import InGraph, measurable
 from gradscope.monitor.optimizers import Updates
 from gradscope.monitor.ranks import Apart, Ranks
 from gradscope.monitor.readings import LOSSES, Readings
-from gradscope.monitor.sampled import Sampled
+from gradscope.monitor.receiver import Receiver
 from gradscope.monitor.schedule import Schedule
 from gradscope.training import Layout, WatchedParameter
 
-__all__ = ["Receiver", "Sampler", "device_of"]
+__all__ = ["Sampler"]
 
 # Of so many late samples the cost is the median.
 _COSTS = 9
@@ -39,27 +39,6 @@ _SECONDS = 1.0
 
 # Whether the model has other parts than before is asked at every so many-th sample.
 _LOOKS = 32
-
-
-class Receiver(Protocol):
-    """Who is told what the sampler finds."""
-
-    def begins(self) -> int:
-        """The training begins; returns the number of its first step."""
-
-    def lays_out(self, layout: Layout) -> None:
-        """Rows from now on have this layout."""
-
-    def takes_losses(self, first: int, losses: npt.NDArray[np.float32]) -> None:
-        """The losses of consecutive steps."""
-
-    def takes(self, sampled: Sampled) -> None:
-        """A row has arrived; its losses have been taken."""
-
-    def failed(self, error: Exception) -> None:
-        """Something went wrong in a hook."""
-
-    def warns(self, message: str) -> None: ...
 
 
 class Sampler:
@@ -98,7 +77,7 @@ class Sampler:
         self._model, self._optimizers, self._receiver = model, optimizers, receiver
         self._schedule, self._clock = schedule, clock
         self._want_updates, self._exact, self._scaler = updates, exact, scaler
-        self._device = device_of(model)
+        self._device = _device_of(model)
         self.steps = self.skipped = 0
         self.layout: Layout | None = None
         self.ranks = Ranks()
@@ -120,13 +99,17 @@ class Sampler:
         self._costs: list[float] = []
         self._longer: list[float] = []
         self._started = self._last_end = self._last_passed = perf_counter()
-        self._begin_sampling(self._started)
+        self._released = False
+
+    def begin(self) -> None:
+        """With the step that comes."""
+        self._begin_sampling(perf_counter())
 
     def step(self, loss: Tensor | float | None, start: float) -> None:
         """After a step of the training; ``start`` is when this was called."""
         updates, readings = self._updates, self._readings
         assert updates is not None
-        if self._direct is not None and type(loss) is Tensor and loss.is_cpu:
+        if self._direct is not None and type(loss) is Tensor and loss.is_cpu and not loss.ndim:
             # On the host, where a value is there as soon as its tensor is.
             self._direct[self._count] = loss.item()
             self._count += 1
@@ -144,6 +127,9 @@ class Sampler:
             self._end_sampling(loss, start)
         else:
             self._schedule.durations.append(start - self._last_end)
+        if self._released:
+            # By whoever was handed a sample.
+            return
         self.steps += 1
         if self._count == LOSSES:
             self._pass_rest_of_losses()
@@ -174,6 +160,7 @@ class Sampler:
 
     def let_go(self) -> None:
         """Takes everything off the model and its optimizers, whatever state it is in."""
+        self._released = True
         finder, updates, graph = self._finder, self._updates, self._graph
         for release in (
             self._take_off,
@@ -264,6 +251,9 @@ class Sampler:
         self._readings.put(self._count, loss)
         self._count += 1
 
+    def _failed(self, error: Exception) -> None:
+        self._receiver.failed(error)
+
     # --- What is watched ----------------------------------------------------------------------
 
     def _has_changed(self) -> bool:
@@ -281,13 +271,13 @@ class Sampler:
         self._modules, self._changed = _parts(self._model), False
         self._hooks = self._graph = None
         self._updates = Updates(
-            dict(self._model.named_parameters()),
+            {name: each for name, each in self._model.named_parameters() if not each.is_complex()},
             self._optimizers,
             updates=self._want_updates,
             exact=self._exact,
             clock=self._clock,
             scaler=self._scaler,
-            failed=self._receiver.failed,
+            failed=self._failed,
         )
         self._finder = Finder(self._model)
         self._finder.start()
@@ -296,6 +286,8 @@ class Sampler:
         """Lays out the memory for the sites that were found."""
         updates = self._updates
         assert updates is not None
+        # It may have been built on the meta device.
+        self._device = _device_of(self._model)
         if self.ranks.undecided:
             self.ranks.meet(self._receiver.begins)
             self._begin_at(self.ranks.first_step)
@@ -315,7 +307,7 @@ class Sampler:
             self._graph = InGraph(self._gauges.each, self._device, self._receiver.warns)
             self._graph.put_on()
         else:
-            self._hooks = Hooks(self._gauges.each, self._clock, self._receiver.failed)
+            self._hooks = Hooks(self._gauges.each, self._clock, self._failed)
         layout = Layout(
             tuple(each.record for each in watched),
             tuple(
@@ -384,7 +376,7 @@ class Sampler:
             self._receiver.takes_losses(first, found)
 
 
-def device_of(model: nn.Module) -> torch.device:
+def _device_of(model: nn.Module) -> torch.device:
     """Where the model's first parameter lies."""
     first = next(iter(model.parameters()), None)
     return torch.device("cpu") if first is None else first.device

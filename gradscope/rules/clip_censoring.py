@@ -14,13 +14,9 @@ from gradscope.records import Finding, Measure, Profile, Severity, Skipped
 from gradscope.rules import Rule, first_faulty, limit
 from gradscope.rules.loss import at_the_output
 from gradscope.rules.subjects import perceptron, random_subject
-from gradscope.rules.training import TrainingProfile
 from gradscope.subject import Subject
 
 __all__ = ["ClipCensoring", "Limits"]
-
-# Of a training, before its first steps, which language models clip by intent, say too much.
-_SAMPLES = 16
 
 
 @dataclass(frozen=True)
@@ -84,11 +80,6 @@ class ClipCensoring(Rule[Limits]):
             },
             since=first_faulty(share < limits.kept for share in profile.clipping),
         )
-
-    def check_training(self, profile: TrainingProfile, limits: Limits) -> Finding | Skipped | None:
-        if profile.steps < _SAMPLES:
-            return None
-        return self.check(profile, limits)
 
     def bad(self) -> Subject:
         return _clipped_at(1e-3)

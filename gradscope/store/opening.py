@@ -70,6 +70,9 @@ def open_store(path: Path, *, beside: str = "") -> Opened:
         OSError: if the folder cannot be written.
         sqlite3.Error: if SQLite cannot write there.
     """
+    if not path.name:
+        # The working directory itself.
+        path /= "run.gradscope"
     path.parent.mkdir(parents=True, exist_ok=True)
     reason = beside
     for candidate in _candidates(path):

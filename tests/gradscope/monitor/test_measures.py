@@ -262,6 +262,23 @@ def test_dead_and_saturated_units_are_counted() -> None:
     assert math.isnan(site(late, "3")["dead"])
 
 
+def test_a_layer_that_dies_in_the_midst_of_a_training_is_seen_soon() -> None:
+    """Not only once two thousand observations have forgotten that it was alive."""
+    died = 60
+
+    def kill(model: nn.Module, optimizer: Optimizer) -> None:
+        kill.calls += 1  # type: ignore[attr-defined]
+        if kill.calls == died:  # type: ignore[attr-defined]
+            with torch.no_grad():
+                model.middle[0].bias.fill_(-1e3)
+
+    kill.calls = 0  # type: ignore[attr-defined]
+    _, rows, _ = trained(steps=120, after=kill)
+    dead = {each.step: site(each, "middle.1")["dead"] for each in rows}
+    assert not dead[died - 2] > 0.9
+    assert dead[died + 40] == 1.0
+
+
 def test_a_unit_is_saturated_at_either_end() -> None:
     def build() -> nn.Module:
         model = nn.Sequential(nn.Linear(FEATURES, 4), nn.Sigmoid(), nn.Linear(4, 5), nn.Tanh())
