@@ -156,7 +156,10 @@ def test_the_artificial_derivative_repairs_the_dying_network(
     examples: Path, tmp_path: Path
 ) -> None:
     run = subprocess.run(
-        [*(COMMAND, "fix", examples / "dying_relu.py", "--out", tmp_path / "dying")],
+        [
+            *(COMMAND, "fix", examples / "dying_relu.py", "--out", tmp_path / "dying"),
+            *("--budget", "75"),
+        ],
         capture_output=True,
         text=True,
     )

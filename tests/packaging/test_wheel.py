@@ -116,8 +116,11 @@ def test_help(installed: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_demo(installed: Path, tmp_path: Path) -> None:
-    answer = run(installed / "gradscope", "demo", folder=tmp_path)
-    assert answer.returncode == 0, answer.stdout + answer.stderr
-    written = {path.name for path in (tmp_path / "gradscope-demo").iterdir()}
+def test_the_shipped_example_is_gone_through(installed: Path, tmp_path: Path) -> None:
+    """As the demo does, in less time: whether it is repaired by that is for other tests."""
+    target = "gradscope.examples.deep_sigmoid_mlp"
+    arguments = ("fix", target, "--unsafe", "--budget", "10", "--out", "repaired")
+    answer = run(installed / "gradscope", *arguments, folder=tmp_path)
+    assert answer.returncode in (0, 1), answer.stdout + answer.stderr
+    written = {path.name for path in (tmp_path / "repaired").iterdir()}
     assert {"report.html", "report.json", "plan.json"} <= written
