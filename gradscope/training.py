@@ -63,6 +63,11 @@ class WatchedSite:
     def units(self) -> int:
         return self.shape[self.unit_axis]
 
+    @property
+    def counted_units(self) -> int:
+        """Units of which it is counted whether they are dead or saturated."""
+        return self.units if self.dead_zone or self.bounded else 0
+
 
 @dataclass(frozen=True, slots=True)
 class WatchedParameter:

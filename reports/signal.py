@@ -244,11 +244,11 @@ def _same_site(name: str, later: dict[str, _Reading]) -> _Reading | None:
     return wrapped[0] if len(wrapped) == 1 else None
 
 
-def positions_shown(rows: int) -> list[int]:
-    """Of so many rows at most ``_ROWS``, evenly spaced, the first and the last among them."""
-    if rows <= _ROWS:
+def positions_shown(rows: int, most: int = _ROWS) -> list[int]:
+    """Of so many rows at most ``most``, evenly spaced, the first and the last among them."""
+    if rows <= most:
         return list(range(rows))
-    return [round(row * (rows - 1) / (_ROWS - 1)) for row in range(_ROWS)]
+    return [round(row * (rows - 1) / (most - 1)) for row in range(most)]
 
 
 def _span(values: list[float]) -> tuple[float, float]:

@@ -26,7 +26,7 @@ from gradscope.reports.nodes import (
     Table,
     Tone,
 )
-from gradscope.reports.signal import BAR_DECADES, drawable
+from gradscope.reports.signal import BAR_DECADES, drawable, positions_shown
 from gradscope.reports.stored import INACTIVE
 from gradscope.reports.training_findings import every_alert, every_event, findings_over_steps
 from gradscope.reports.wording import among, count, number, percent
@@ -175,7 +175,10 @@ def _backward(history: TrainingHistory) -> HeatMap | None:
         f"{count(len(sites), 'site')}.",
         _X_TITLE,
         _edges(history),
-        tuple((sites[at].name, sites[at].backward_rms) for at in _thinned(len(sites), _HEAT_ROWS)),
+        tuple(
+            (sites[at].name, sites[at].backward_rms)
+            for at in positions_shown(len(sites), _HEAT_ROWS)
+        ),
         logarithmic=True,
     )
 
@@ -200,7 +203,7 @@ def _idle(history: TrainingHistory) -> HeatMap | None:
         f"{percent(_known(newest(worst.idle)))} ({worst.name}).",
         _X_TITLE,
         _edges(history),
-        tuple((sites[at].name, sites[at].idle) for at in _thinned(len(sites), _HEAT_ROWS)),
+        tuple((sites[at].name, sites[at].idle) for at in positions_shown(len(sites), _HEAT_ROWS)),
         percent=True,
     )
 
@@ -282,10 +285,3 @@ def _loss_within(history: TrainingHistory, begin: int, end: int) -> str:
 
 def _said(value: float) -> str:
     return "–" if math.isnan(value) else number(value)
-
-
-def _thinned(amount: int, most: int) -> list[int]:
-    """Of so many at most ``most``, evenly spaced, the first and the last among them."""
-    if amount <= most:
-        return list(range(amount))
-    return [round(at * (amount - 1) / (most - 1)) for at in range(most)]

@@ -21,7 +21,7 @@ from gradscope.reports.nodes import (
     Table,
     Tone,
 )
-from gradscope.reports.signal import BAR_DECADES, drawable
+from gradscope.reports.signal import BAR_DECADES, drawable, positions_shown
 from gradscope.reports.stored import GRADIENT, INACTIVE, SCALE
 from gradscope.reports.wording import SEVERITY, among, count, number, percent
 from gradscope.trajectory import History, Snapshot, histories, places
@@ -115,7 +115,7 @@ def _figure(read: Sequence[Snapshot]) -> Figure:
     dated = [each for each in read if each.step is not None]
     # Some whose step nobody knows, such as the best so far, must not take the axis from the rest.
     placed = dated if 2 * len(dated) > len(read) else read
-    drawn = [placed[at] for at in _thinned(len(placed), _POINTS)]
+    drawn = [placed[at] for at in positions_shown(len(placed), _POINTS)]
     remembered = any(each.gradient_last >= 0 for each in read)
     charts = [
         chart
@@ -127,7 +127,7 @@ def _figure(read: Sequence[Snapshot]) -> Figure:
 
 def _table(read: Sequence[Snapshot], remembered: bool) -> Table:
     told_as = places(read)
-    shown = [(told_as[at], read[at]) for at in _thinned(len(read), _ROWS)]
+    shown = [(told_as[at], read[at]) for at in positions_shown(len(read), _ROWS)]
     known = [
         math.log10(value)
         for each in read
@@ -258,10 +258,3 @@ def _positions(drawn: Sequence[Snapshot]) -> tuple[list[float], str]:
     if None in steps or len(set(steps)) < len(steps):
         return [float(at) for at in range(1, len(drawn) + 1)], "checkpoint, in order"
     return [float(step) for step in steps if step is not None], "step"
-
-
-def _thinned(amount: int, most: int) -> list[int]:
-    """Of so many at most ``most``, evenly spaced, the first and the last among them."""
-    if amount <= most:
-        return list(range(amount))
-    return [round(at * (amount - 1) / (most - 1)) for at in range(most)]

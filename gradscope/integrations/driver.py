@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import count
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from gradscope.store.opening import numbered
 
 if TYPE_CHECKING:
     from gradscope.monitor import Monitor
@@ -30,13 +32,10 @@ def place(store: str | Path, folder: str | Path | None) -> Path:
 
 def _version(path: Path, resumed: bool) -> Path:
     """Of ``run``, ``run-2``, ``run-3`` … the newest for a resumed run, a new one for others."""
-    newest = path
-    for number in count(2):
-        following = path.with_stem(f"{path.stem}-{number}")
-        if not newest.exists() or (resumed and not following.exists()):
-            return newest
-        newest = following
-    raise AssertionError
+    for name, following in pairwise(numbered(path)):
+        if not name.exists() or (resumed and not following.exists()):
+            return name
+    raise AssertionError  # the names do not end
 
 
 class Losses:

@@ -21,7 +21,7 @@ from gradscope.monitor.modes import taken_off, traced
 from gradscope.profile.axes import Layout, Shard, order_of, shard_of_ordered
 from gradscope.profile.calls import Calls
 from gradscope.profile.exchange import Exchange, Packet
-from gradscope.profile.graph import behind_reshapes, reduction, ways_around
+from gradscope.profile.graph import behind_reshapes, reduction
 from gradscope.profile.loss import LossCalls
 from gradscope.profile.observer import Observer
 from gradscope.profile.operands import Noted, Operands
@@ -198,17 +198,6 @@ class Finder(Observer):
         """Whether the module that owns a parameter ran, and used it; see ``Run.profile``."""
         used = id(parameter) in self.used or local(parameter) is not parameter
         return used and owner(self._model, name) in self.reached
-
-    def _chart_ways(self, end: Any) -> None:
-        names = {node: site.name for node, site in self._nodes.items()}
-        if end is None or not names:
-            return
-        least = min((self._nodes[node].depth for node in self._entrances), default=0)
-        first = [node for node in self._entrances if self._nodes[node].depth == least]
-        sources = [node for node in first if self._entrances[node]] or first
-        for node, join in ways_around(end, names, sources).items():
-            self._nodes[node].branch = True
-            self._nodes[node].joins = None if join is None else names[join]
 
     def _found(
         self,

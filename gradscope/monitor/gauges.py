@@ -63,7 +63,7 @@ class Gauge:
         self.site = site
         record = site.record
         parts = 1 if site.shard is None or site.shard.axis != record.unit_axis else site.shard.parts
-        self.units = record.units if record.dead_zone or record.bounded else 0
+        self.units = record.counted_units
         self.units //= parts if self.units % parts == 0 else 1
         self._limit, self._is_layer = limit, record.role == "layer"
         self.types = [_FLOAT64 if record.dtype == "float64" else _FLOAT32] * 2
@@ -93,7 +93,7 @@ class Gauge:
             return
         self.seen = self.seen or not again
         if y.requires_grad:
-            (self._behind(y) if self._is_layer else y).register_hook(self.hook)
+            (_behind(y) if self._is_layer else y).register_hook(self.hook)
         x = _held(y.detach())
         if x is None or not observable(x):
             return
@@ -116,16 +116,6 @@ class Gauge:
         if record.bounded:
             self._count_saturated(x, axis, observations)
         self.observations += observations
-
-    def _behind(self, y: Tensor) -> Tensor:
-        """What a linear layer has computed where it returns a view of it, as for three axes.
-
-        Written to in place, the view would leave the graph with its hooks.
-        """
-        base = y._base if self.site.record.role == "layer" and y._is_view() else None
-        if base is None or base.grad_fn is None or base.numel() != y.numel():
-            return y
-        return base
 
     def see_gradient(self, gradient: Tensor) -> None:
         """Takes the gradient of an output."""
@@ -187,6 +177,17 @@ class Gauge:
         else:
             self.saturated.copy_(counted)
         self.bounded_observations += x.numel() // x.shape[axis]
+
+
+def _behind(y: Tensor) -> Tensor:
+    """What a linear layer has computed where it returns a view of it, as for three axes.
+
+    Written to in place, the view would leave the graph with its hooks.
+    """
+    base = y._base if y._is_view() else None
+    if base is None or base.grad_fn is None or base.numel() != y.numel():
+        return y
+    return base
 
 
 def _held(x: Tensor) -> Tensor | None:

@@ -29,7 +29,7 @@ from gradscope.monitor.finding import FoundSite
 from gradscope.monitor.gauges import Gauges
 from gradscope.profile.exchange import merged
 from gradscope.profile.sharding import replicas
-from gradscope.training import Layout, WatchedSite
+from gradscope.training import Layout
 
 __all__ = ["Apart", "Joined", "Ranks"]
 
@@ -53,7 +53,7 @@ class Joined:
     Attributes:
         layout: of all.
         sites, units, parameters: the place of each that is here.
-        owner: of each unit of all, the site that it belongs to.
+        unit_count: of all.
         site_copies, unit_copies, copies: of each site, unit and parameter here, how many processes
             count the same observations, the same ones of this unit, and hold the same elements.
     """
@@ -62,7 +62,7 @@ class Joined:
     sites: Array
     units: Array
     parameters: Array
-    owner: Array
+    unit_count: int
     site_copies: Array
     unit_copies: Array
     copies: Array
@@ -204,7 +204,7 @@ class Ranks:
         names = merged([[site.name for site in each.sites] for each in every])
         order = merged([[each.name for each in one.parameters] for one in every])
         union = Layout(tuple(sites[name] for name in names), tuple(watched[name] for name in order))
-        counts = [_units(site) for site in union.sites]
+        counts = [site.counted_units for site in union.sites]
         starts = np.cumsum([0, *counts])
         place = {name: index for index, name in enumerate(names)}
         numbers = {name: index for index, name in enumerate(order)}
@@ -213,7 +213,7 @@ class Ranks:
         for site, gauge, shard in zip(mine.sites, gauges.each, shards, strict=True):
             first, parts = int(starts[place[site.name]]), 1 if shard is None else shard.parts
             if shard is not None and shard.axis == site.unit_axis:
-                first += gauge.units * shard.part if gauge.units < _units(site) else 0
+                first += gauge.units * shard.part if gauge.units < site.counted_units else 0
             units += range(first, first + gauge.units)
             held = shard.axis if shard is not None else 0
             site_copies.append(alike / parts if held and held != site.unit_axis else alike)
@@ -223,7 +223,7 @@ class Ranks:
             np.array([place[site.name] for site in mine.sites], dtype=np.int64),
             np.array(units, dtype=np.int64),
             np.array([numbers[each.name] for each in mine.parameters], dtype=np.int64),
-            np.repeat(np.arange(len(counts)), counts),
+            sum(counts),
             np.array(site_copies, dtype=np.float64),
             np.array(unit_copies, dtype=np.float64),
             np.array([float(replicas(each, self.processes)) for each in parameters]),
@@ -324,10 +324,6 @@ def _next() -> int:
     global _meetings
     _meetings += 1
     return _meetings
-
-
-def _units(site: WatchedSite) -> int:
-    return site.units if site.dead_zone or site.bounded else 0
 
 
 def _told_apart(every: list[Layout]) -> list[Layout]:

@@ -203,7 +203,7 @@ class Readings:
             # The memory is written to by the next step.
             self._begin_to_add(pending)
 
-    def finished(self, *, wait: bool = True) -> Sampled | None:
+    def finished(self, *, wait: bool) -> Sampled | None:
         """The row of the step that was collected, once; None where there is none yet."""
         pending = self.pending
         if pending is None:
@@ -269,7 +269,7 @@ class Readings:
         if self._alone:
             return per_site, positive, nonpositive, saturated, squares, known, losses, rest
         joined, layout = self._joined, self.layout
-        units, parameters = len(joined.owner), len(layout.parameters)
+        units, parameters = joined.unit_count, len(layout.parameters)
         per_site[4:] /= joined.site_copies
         bounded = self._tallies.any_bounded
         # As many numbers on every process and in every step, whatever was seen or given.

@@ -35,7 +35,7 @@ class Tallies:
     """
 
     def __init__(self, sites: Sequence[WatchedSite]) -> None:
-        counts = np.array([_counted(site) for site in sites], dtype=np.int64)
+        counts = np.array([site.counted_units for site in sites], dtype=np.int64)
         self._sites = np.flatnonzero(counts)
         self._owner = np.repeat(np.arange(len(sites)), counts)
         self._starts = np.cumsum(counts)[self._sites] - counts[self._sites]
@@ -127,7 +127,3 @@ class _Window:
         for name in ("positive", "nonpositive", "saturated"):
             getattr(other, name)[units] = getattr(self, name)[units]
             getattr(self, name)[units] = 0
-
-
-def _counted(site: WatchedSite) -> int:
-    return site.units if site.dead_zone or site.bounded else 0

@@ -132,17 +132,22 @@ class Observer:
     def examine(self, loss: Tensor) -> None:
         """Reads the graph of the loss, which the backward pass is about to use up."""
         self.reduction = self.reduction or reduction(loss.grad_fn, self._here)
-        names = {node: site.name for node, site in self._nodes.items()}
-        if loss.grad_fn is not None and not self._charted.issuperset(names.values()):
-            least = min((self._nodes[node].depth for node in self._entrances), default=0)
-            first = [node for node in self._entrances if self._nodes[node].depth == least]
-            sources = [node for node in first if self._entrances[node]] or first
-            for node, end in ways_around(loss.grad_fn, names, sources).items():
-                self._nodes[node].branch = True
-                self._nodes[node].joins = None if end is None else names[end]
-            self._charted.update(names.values())
+        self._chart_ways(loss.grad_fn)
         # The nodes hold what the forward pass has saved.
         self._nodes, self._entrances, self._depths = {}, {}, Depths()
+
+    def _chart_ways(self, end: Any) -> None:
+        """Notes which sites gradients get around from the end of the graph, and where they join."""
+        names = {node: site.name for node, site in self._nodes.items()}
+        if end is None or self._charted.issuperset(names.values()):
+            return
+        least = min((self._nodes[node].depth for node in self._entrances), default=0)
+        first = [node for node in self._entrances if self._nodes[node].depth == least]
+        sources = [node for node in first if self._entrances[node]] or first
+        for node, join in ways_around(end, names, sources).items():
+            self._nodes[node].branch = True
+            self._nodes[node].joins = None if join is None else names[join]
+        self._charted.update(names.values())
 
     def close(self, total: Packet) -> None:
         """Takes the sums over all processes of the step that is over."""

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradscope.running.importing import when_imported
 from gradscope.running.rounds import Rounds
+from gradscope.store.opening import numbered
 from gradscope.training import Alert
 
 if TYPE_CHECKING:
@@ -275,12 +276,8 @@ class Watcher:
         """Where the store lies: the same for all trainings, which continue it where they can."""
         if self._store is None:
             # The directory of now: a script may change it.
-            free = DEFAULT_STORE.absolute()
-            count = 1
-            while free.exists():
-                count += 1
-                free = free.with_stem(f"{DEFAULT_STORE.stem}-{count}")
-            self._store = free
+            names = numbered(DEFAULT_STORE.absolute())
+            self._store = next(name for name in names if not name.exists())
         return self._store
 
     def _close(self, ended: str) -> None:

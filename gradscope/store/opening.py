@@ -24,7 +24,7 @@ try:
 except ImportError:  # Windows: two runs on one path are not told apart there
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Opened", "open_store", "set_up", "unlock"]
+__all__ = ["Opened", "numbered", "open_store", "set_up", "unlock"]
 
 _BUSY = 2.0
 """Seconds that SQLite waits for another process's lock."""
@@ -75,7 +75,7 @@ def open_store(path: Path, *, beside: str = "") -> Opened:
         path /= "run.gradscope"
     path.parent.mkdir(parents=True, exist_ok=True)
     reason = beside
-    for candidate in _candidates(path):
+    for candidate in numbered(path):
         if reason and (candidate == path or os.path.lexists(candidate)):
             continue
         try:
@@ -94,7 +94,8 @@ def unlock(path: Path, lock: int | None) -> None:
     forking.close(lock)
 
 
-def _candidates(path: Path) -> Iterator[Path]:
+def numbered(path: Path) -> Iterator[Path]:
+    """The names that runs beside each other take: ``run``, ``run-2``, ``run-3`` and so on."""
     yield path
     for number in count(2):
         yield path.with_name(f"{path.stem}-{number}{path.suffix}")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 import torch
 import torch._dynamo
 from torch import Tensor, nn
@@ -17,6 +18,16 @@ from torch.utils.checkpoint import checkpoint
 
 from gradscope.monitor import Monitor, Sampled
 from gradscope.training import STEP_MEASURES
+
+# The compiler itself uses what is deprecated.
+COMPILING = [
+    pytest.mark.usefixtures("fresh_compiler"),
+    pytest.mark.filterwarnings(
+        "ignore::DeprecationWarning",
+        "ignore::FutureWarning",
+        "ignore:The .grad attribute of a Tensor that is not a leaf",
+    ),
+]
 
 STEPS = 11
 SAMPLED = [1, 4, 8]

@@ -5,7 +5,6 @@ What was counted is printed at the end, under "measured".
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,12 +12,12 @@ import torch
 import torch._dynamo
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
-from torch._dynamo.utils import counters
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad
 
 from gradscope.monitor import Monitor
 from tests.gradscope.monitor.compiled_trainings import (
+    COMPILING,
     SAMPLED,
     STEPS,
     WAYS,
@@ -26,29 +25,13 @@ from tests.gradscope.monitor.compiled_trainings import (
     Training,
     beside,
     counted,
-    has_hooks,
     not_at_all,
     replaced,
     same,
     stance,
 )
 
-# The compiler itself uses what is deprecated.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning",
-    "ignore::FutureWarning",
-    "ignore:The .grad attribute of a Tensor that is not a leaf",
-)
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    assert stance() == "default"
-    assert not has_hooks()
-    torch._dynamo.reset()
+pytestmark = COMPILING
 
 
 # --- Sampled steps that are not compiled ----------------------------------------------------

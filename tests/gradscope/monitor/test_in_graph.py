@@ -6,7 +6,6 @@ import copy
 import io
 import pickle
 import shutil
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -19,35 +18,19 @@ from torch.nn.functional import relu
 from gradscope.monitor import Monitor, Sampled
 from gradscope.training import STEP_MEASURES
 from tests.gradscope.monitor.compiled_trainings import (
+    COMPILING,
     SAMPLED,
     WAYS,
     Told,
     Training,
     beside,
     counted,
-    has_hooks,
     not_at_all,
     same,
-    stance,
     wrapped,
 )
 
-# The compiler itself uses what is deprecated.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning",
-    "ignore::FutureWarning",
-    "ignore:The .grad attribute of a Tensor that is not a leaf",
-)
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    assert stance() == "default"
-    assert not has_hooks()
-    torch._dynamo.reset()
+pytestmark = COMPILING
 
 
 # --- Measured in the graph ----------------------------------------------------------------------
