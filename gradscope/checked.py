@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
+from gradscope import lessons
 from gradscope.batches import Batch, described
 from gradscope.errors import GradscopeError, ModelError, SubjectError
 
@@ -17,14 +18,20 @@ __all__ = [
     "BuildOptimizer",
     "backward",
     "call",
+    "checked_loss",
     "checked_step",
     "make_optimizer",
+    "no_batch",
     "one_line",
     "refuse_lazy",
     "update",
 ]
 
 T = TypeVar("T")
+
+_BY_HAND = (
+    "Call the model and the loss by hand with one batch to see where (--debug shows the traceback)."
+)
 
 # Also sys.exit() in the user's code: its status must not become ours.
 _FAILURES = (Exception, SystemExit)
@@ -54,6 +61,24 @@ def call(function: Callable[..., T], *arguments: Any, where: str) -> T:
         raise ModelError(f"{where} raised {one_line(error)}.") from error
 
 
+def checked_loss(loss: Callable[[Any, Batch], Tensor], output: Any, batch: Batch) -> Tensor:
+    """The loss of an output.
+
+    Raises:
+        ModelError: it raised.
+    """
+    try:
+        return loss(output, batch)
+    except GradscopeError:
+        raise
+    except _FAILURES as error:
+        advice = lessons.of_loss(error, output, batch) or _BY_HAND
+        raise ModelError(
+            f"loss(output, batch) failed on an output of {described(output)} and a batch of "
+            f"{described(batch)}: {one_line(error)}. {advice}"
+        ) from error
+
+
 def checked_step(
     step: Callable[[nn.Module, Batch], Tensor],
 ) -> Callable[[nn.Module, Batch], Tensor]:
@@ -65,20 +90,20 @@ def checked_step(
         except GradscopeError:
             raise
         except _FAILURES as error:
+            advice = lessons.of_model(error, model, batch) or _BY_HAND
             raise ModelError(
                 f"{type(model).__name__} failed on a batch of {described(batch)}: "
-                f"{one_line(error)}. Call the model and the loss by hand with one batch to see "
-                "where (--debug shows the traceback)."
+                f"{one_line(error)}. {advice}"
             ) from error
         if not isinstance(value, Tensor):
             raise ModelError(
                 f"The loss is a {type(value).__name__}, not a tensor; return the scalar tensor "
-                "that backward() is called on."
+                "that backward() is called on, without .item() or float()."
             )
         if value.numel() != 1:
             raise ModelError(
                 f"The loss has shape {tuple(value.shape)}, not a scalar; reduce it, "
-                "for instance with .mean()."
+                "for instance with .mean(), or reduction='mean' of torch's losses."
             )
         if value.is_complex() or not value.is_floating_point():
             raise ModelError(
@@ -105,6 +130,15 @@ def backward(loss: Tensor, model: nn.Module) -> None:
         ) from error
 
 
+def no_batch(name: str) -> ModelError:
+    """What is wrong with data that nothing came out of."""
+    return ModelError(
+        f"The data of {name} holds no batch: build_data() is called again and again and has to "
+        "return batches each time, as a list or a DataLoader; an iterator that was made once is "
+        "spent after one pass."
+    )
+
+
 def refuse_lazy(model: nn.Module) -> None:
     """Refuses a model whose layers wait for a first batch to get their weights.
 
@@ -125,11 +159,18 @@ def make_optimizer(build: BuildOptimizer, parameters: Iterable[nn.Parameter]) ->
         ModelError: making it failed, or it needs to evaluate the loss by itself.
         SubjectError: it is no optimizer.
     """
-    optimizer = call(build, parameters, where="build_optimizer()")
+    given = list(parameters)
+    optimizer = call(build, given, where="build_optimizer()")
     if not isinstance(optimizer, Optimizer):
         raise SubjectError(
             f"build_optimizer() returned a {type(optimizer).__name__}; it must return a "
             "torch.optim.Optimizer."
+        )
+    held = {id(each) for group in optimizer.param_groups for each in group["params"]}
+    if given and held and held.isdisjoint(map(id, given)):
+        raise SubjectError(
+            f"build_optimizer(parameters) made an {type(optimizer).__name__} of other parameters "
+            "than it was given, so the model would not learn; pass it those of its argument."
         )
     if isinstance(optimizer, torch.optim.LBFGS):
         raise ModelError(

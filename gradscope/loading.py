@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
+import glob
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
 import traceback
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -53,10 +57,7 @@ def load_subject(spec: str, model: str | None = None) -> Subject:
     else:
         build_model, where = load_callable(model, "build_model"), model
     if build_model is None:
-        raise SubjectError(
-            f"{spec} has no {factory}(); a subject file defines {_CONTRACT}. "
-            "Name another factory with FILE.py:NAME."
-        )
+        raise SubjectError(f"{spec} has no {factory}(); {_without_factory(module, spec)}")
     build_data = _function(module, "build_data", spec)
     loss, step = _function(module, "loss", spec), _function(module, "step", spec)
     if step is None and loss is not None:
@@ -113,16 +114,73 @@ def load_callable(spec: str, default: str) -> Callable[..., Any]:
     return function
 
 
+def _without_factory(module: ModuleType, spec: str) -> str:
+    """What to do about a file that builds no model: begin with a class in it, if there is one."""
+    models = [
+        name
+        for name, value in vars(module).items()
+        if isinstance(value, type)
+        and issubclass(value, nn.Module)
+        and value.__module__ == module.__name__
+    ]
+    if models and not _has_name(spec):
+        return (
+            f"it has the model {models[-1]}: 'gradscope init {spec}:{models[-1]}' writes a subject "
+            f"file for it, which defines {_CONTRACT}."
+        )
+    return (
+        f"a subject file defines {_CONTRACT}. 'gradscope init' writes one to begin with; another "
+        "factory is named with FILE.py:NAME."
+    )
+
+
 def _checked_model(build: Callable[[], Any], where: str) -> Callable[[], nn.Module]:
+    last: weakref.ref[nn.Module] | None = None
+
     def build_model() -> nn.Module:
+        nonlocal last
+        _refuse_arguments(build, where)
         model = call(build, where=where)
+        if isinstance(model, type) and issubclass(model, nn.Module):
+            raise SubjectError(
+                f"{where} returned the class {model.__name__}, not a model; return "
+                f"{model.__name__}()."
+            )
         if not isinstance(model, nn.Module):
             raise SubjectError(
                 f"{where} returned a {type(model).__name__}; it must return a torch.nn.Module."
             )
+        if last is not None and last() is model:
+            raise SubjectError(
+                f"{where} returned the same {type(model).__name__} twice; build it inside the "
+                "function, so that each training begins with fresh weights."
+            )
+        last = weakref.ref(model)
         return model
 
     return build_model
+
+
+def _refuse_arguments(build: Callable[[], Any], where: str) -> None:
+    """Refuses a factory that wants what nobody could give.
+
+    Raises:
+        SubjectError: it has parameters without a default.
+    """
+    try:
+        parameters = inspect.signature(build).parameters.values()
+    except (TypeError, ValueError):
+        return
+    wanted = [
+        each.name
+        for each in parameters
+        if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+    ]
+    if wanted:
+        raise SubjectError(
+            f"{where} needs {', '.join(wanted)}, and it is called without arguments; give "
+            "defaults, or name a function that calls it."
+        )
 
 
 def _function(module: ModuleType, name: str, spec: str) -> Callable[..., Any] | None:
@@ -151,7 +209,7 @@ def _load_module(spec: str) -> tuple[ModuleType, str | None]:
         if error.name and (location == error.name or location.startswith(error.name + ".")):
             raise SubjectError(
                 f"{spec} is neither a file nor a module that can be imported from "
-                f"{Path.cwd()}; check the spelling or the working directory."
+                f"{Path.cwd()}; {_instead_of_module(location)}"
             ) from error
         raise _import_failed(spec, error) from error
     except (Exception, SystemExit) as error:
@@ -165,9 +223,7 @@ def _has_name(spec: str) -> bool:
 
 def _load_file(path: Path, spec: str) -> ModuleType:
     if not path.exists():
-        raise SubjectError(
-            f"{path} does not exist; check the path (working directory {Path.cwd()})."
-        )
+        raise SubjectError(f"{path} does not exist; {_instead_of_file(path)}")
     if path.is_dir():
         raise SubjectError(f"{path} is a folder; name a Python file in it.")
     if path.suffix != ".py":
@@ -191,16 +247,51 @@ def _load_file(path: Path, spec: str) -> ModuleType:
     return module
 
 
+def _instead_of_file(path: Path) -> str:
+    """Where a file that does not exist may be: under a similar name, or in another folder."""
+    beside = path.parent if path.parent.is_dir() else Path()
+    names = [each.name for each in beside.glob("*.py")]
+    near = difflib.get_close_matches(path.name, names, n=1)
+    if near:
+        return f"is {beside / near[0]} meant?"
+    below = next(Path().glob(f"*/{glob.escape(path.name)}"), None)
+    if below is not None:
+        return f"is {below} meant?"
+    return f"check the path (working directory {Path.cwd()})."
+
+
+def _instead_of_module(name: str) -> str:
+    """Where a module that cannot be imported may be: in a file below the working directory."""
+    file = f"{glob.escape(name.replace('.', '/'))}.py"
+    found = next(Path().glob(f"*/{file}"), None)
+    if found is not None:
+        return f"{found} is a file: give it as a path, or go to the folder {found.parts[0]} first."
+    return "check the spelling or the working directory."
+
+
 def _importable_from(folder: Path) -> None:
     """What lies in ``folder`` can be imported, also later, as if Python had been started on it."""
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
 
+def _package(path: Path) -> tuple[Path, str] | None:
+    """The folder that a file's package lies in, and the module's name from there."""
+    parts, folder = [path.stem], path.resolve().parent
+    while (folder / "__init__.py").exists():
+        parts.append(folder.name)
+        folder = folder.parent
+    return (folder, ".".join(reversed(parts))) if len(parts) > 1 else None
+
+
 def _import_failed(spec: str, error: BaseException, path: Path | None = None) -> SubjectError:
     """Says what went wrong and at which line, of the user's own file where it is in the way."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if path is not None and Path(frame.filename) == path]
+    own = [
+        frame
+        for frame in frames
+        if path is not None and Path(frame.filename).resolve() == path.resolve()
+    ]
     if isinstance(error, SyntaxError):
         line = f" (line {error.lineno})" if error.lineno else ""
         what = f"{type(error).__name__}: {error.msg}"
@@ -209,5 +300,15 @@ def _import_failed(spec: str, error: BaseException, path: Path | None = None) ->
         line = f" ({Path(frame.filename).name}, line {frame.lineno})"
         what = one_line(error)
     if isinstance(error, SystemExit):
-        line += "; a subject file must not exit or read arguments when it is imported"
+        line += (
+            "; a subject file must not exit or read arguments when it is imported: put that under "
+            "if __name__ == '__main__'"
+        )
+    if path is not None and "relative import" in str(error):
+        package = _package(path)
+        line += (
+            f"; it is part of a package: go to {package[0]} and give the module {package[1]}"
+            if package
+            else "; write its imports without the leading dot"
+        )
     return SubjectError(f"{spec} could not be imported: {what}{line}.")

@@ -8,7 +8,7 @@ import re
 import torch
 from torch import nn
 
-from gradscope.checked import call, checked_step
+from gradscope.checked import call, checked_step, no_batch
 from gradscope.errors import ModelError
 from gradscope.profile.preserve import preserved
 from gradscope.subject import Subject
@@ -85,5 +85,5 @@ def _mean_loss(subject: Subject, model: nn.Module) -> float:
         float(step(model, batch)) for batch in itertools.islice(subject.data(), _LOSS_BATCHES)
     ]
     if not losses:
-        raise ModelError(f"The data of {subject.name} holds no batch.")
+        raise no_batch(subject.name)
     return sum(losses) / len(losses)

@@ -22,11 +22,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset, IterableDataset
 
 from gradscope.batches import Batch, call_model, data_on, own_loss
-from gradscope.checked import BuildOptimizer, call, one_line
+from gradscope.checked import BuildOptimizer, call, checked_loss, one_line
 from gradscope.checkpoints.checkpoint import Checkpoint
 from gradscope.errors import ModelError, SubjectError, UsageError
+from gradscope.randomness import preserved_randomness
 from gradscope.records import Skipped
 
 __all__ = ["Subject", "own_loss_step", "step_from_loss"]
@@ -147,7 +149,23 @@ class Subject:
                 f"{self.name} comes without data; give --data FILE.py:NAME, or --input-shape to "
                 "examine it on random inputs."
             )
-        return call(self.build_data, where=f"build_data() of {self.name}")
+        data = call(self.build_data, where=f"build_data() of {self.name}")
+        if _of_samples(data):
+            raise SubjectError(
+                f"build_data() of {self.name} returned a {type(data).__name__}, which holds single "
+                "samples; wrap it: torch.utils.data.DataLoader(dataset, batch_size=64)."
+            )
+        return data
+
+
+def _of_samples(data: Iterable[Batch]) -> bool:
+    """Whether it is a dataset of pairs with one target each, which a loader makes batches of."""
+    if not isinstance(data, Dataset) or isinstance(data, IterableDataset):
+        return False
+    with preserved_randomness():
+        first = next(iter(data), None)
+    target = first[1] if isinstance(first, (tuple, list)) and len(first) > 1 else None
+    return isinstance(target, (int, float)) or (isinstance(target, Tensor) and target.ndim == 0)
 
 
 def step_from_loss(
@@ -156,7 +174,7 @@ def step_from_loss(
     """The step that calls the model by convention and passes its output to ``loss``."""
 
     def step(model: nn.Module, batch: Batch) -> Tensor:
-        return loss(call_model(model, batch), batch)
+        return checked_loss(loss, call_model(model, batch), batch)
 
     return step
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gradscope import registry
 from gradscope.batches import Batch, tensors_in
-from gradscope.checked import backward, checked_step, make_optimizer, one_line, update
+from gradscope.checked import backward, checked_step, make_optimizer, no_batch, one_line, update
 from gradscope.errors import GradscopeError, ModelError
 from gradscope.metric import evaluate
 from gradscope.patch import apply
@@ -143,7 +143,7 @@ def _endless(subject: Subject, seed: int) -> Iterator[Batch]:
         except Exception as error:
             raise ModelError(f"The data of {subject.name} raised {one_line(error)}.") from error
         if empty:
-            raise ModelError(f"The data of {subject.name} holds no batch.")
+            raise no_batch(subject.name)
         if isinstance(data, Iterator):
             # A generator is spent after one pass.
             with made.resumed():

@@ -61,6 +61,13 @@ def appearance(path: Path) -> str:
     if data[:1] == b"\x08" and data[2:3] == b"\x12":
         return "is an ONNX model, which has no optimizer; give the torch checkpoint it was made of"
     if text.startswith((b"{", b"[")) and _is_text(data):
+        if path.suffix == ".ipynb":
+            return (
+                "is a notebook; call gradscope.profile() in one of its cells, or put model, data "
+                "and loss into a Python file"
+            )
+        if b'"schema_version"' in text:
+            return "is no checkpoint but what gradscope wrote; 'gradscope report' shows a report"
         return "is a JSON file without weights; give the file or folder of the weights beside it"
     if _is_text(data):
         return "is a text file; give the file of the weights"

@@ -6,6 +6,7 @@ It gets a ``__main__`` of its own, from which worker processes start as from the
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import io
 import sys
@@ -55,6 +56,9 @@ class Script:
             raise UsageError(f"{self.target} is a folder; name the script in it that trains.")
         if not path.is_file():
             hint = " For a module write 'gradscope run -m NAME'." if not path.suffix else ""
+            names = [each.name for each in path.parent.glob("*.py")]
+            if near := difflib.get_close_matches(path.name, names, n=1):
+                hint = f" Is {path.parent / near[0]} meant?"
             raise UsageError(f"{self.target} cannot be run: there is no such file.{hint}")
 
     def run(self) -> None:

@@ -65,7 +65,10 @@ def open_run(path: str | Path) -> Run:
     """
     path = Path(path)
     if not path.is_file():
-        raise StoreError(f"There is no run store at {path}.")
+        raise StoreError(
+            f"There is no run store at {path}; 'gradscope run SCRIPT' and gradscope.Monitor("
+            "..., store=PATH) write one."
+        )
     if not schema.is_run_store(path):
         raise StoreError(f"{path} is not a run store of gradscope.")
     with _readable(path):

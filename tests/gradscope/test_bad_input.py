@@ -198,7 +198,7 @@ LOSSES: list[tuple[str, Callable[[Any, Any], Any], list[str]]] = [
     ("empty", lambda o, b: o[:0], ["The loss has shape (0, 2), not a scalar"]),
     ("integer", lambda o, b: o.argmax(), ["The loss has type torch.int64", "floating-point"]),
     ("complex", lambda o, b: o.mean() * 1j, ["The loss has type torch.complex64", "real"]),
-    ("raises", lambda o, b: b["labels"], ["failed on a batch", "TypeError"]),
+    ("raises", lambda o, b: b["labels"], ["loss(output, batch) failed on an output", "TypeError"]),
 ]
 
 
