@@ -122,6 +122,8 @@ class Alert:
         cause: code of the finding that explains it, or None.
         step: where it opened.
         closed: where it was no longer found; None while it stands.
+        limits: that its values were held against, by measure; those that have one.
+        remedies: names of the remedies that treat it.
     """
 
     code: str
@@ -133,6 +135,8 @@ class Alert:
     cause: str | None
     step: int
     closed: int | None = None
+    limits: dict[str, float] = field(default_factory=dict)
+    remedies: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ class MLflow(Sink):
         self.client = mlflow.MlflowClient() if client is None else client
         self._metric = needed("mlflow.entities", "mlflow").Metric
         self._findings: dict[tuple[str, int], str] = {}
-        self._last: Any = None
+        self._logged: list[Any] = []
 
     def take(self, sampled: Sampled) -> None:
         now = int(time.time() * 1000)
@@ -58,7 +58,8 @@ class MLflow(Sink):
         ]
         for first in range(0, len(metrics), _LARGEST):
             batch = metrics[first : first + _LARGEST]
-            self._last = self.client.log_batch(self.run_id, metrics=batch, synchronous=False)
+            logged = self.client.log_batch(self.run_id, metrics=batch, synchronous=False)
+            self._logged.append(logged)
 
     def take_finding(self, alert: Alert) -> None:
         self._findings[alert.code, alert.step] = told(alert)
@@ -66,6 +67,6 @@ class MLflow(Sink):
         self.client.log_text(self.run_id, text, "gradscope/findings.txt")
 
     def finish(self) -> None:
-        # They are logged in their order: all others are there when the last is.
-        if self._last is not None:
-            self._last.wait()
+        # Several threads log them: the last may be there before one that was begun earlier.
+        while self._logged:
+            self._logged.pop().wait()

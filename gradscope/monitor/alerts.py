@@ -160,6 +160,12 @@ class Alerts:
             values,
             finding.cause or self._earlier_cause(finding.code, step),
             step,
+            limits={
+                name: measure.limit
+                for name, measure in finding.evidence.items()
+                if measure.limit is not None
+            },
+            remedies=tuple(remedy.name for remedy in registry.treating(finding.code)),
         )
 
     def _earlier_cause(self, code: str, step: int) -> str | None:

@@ -271,9 +271,11 @@ def _finding(alert: Alert) -> Finding:
         sites=alert.sites,
         message=alert.message,
         evidence={
-            name: Measure(value, None, Source.MEASURED) for name, value in alert.values.items()
+            name: Measure(value, alert.limits.get(name), Source.MEASURED)
+            for name, value in alert.values.items()
         },
         cause=alert.cause,
+        remedies=alert.remedies,
         since=alert.step,
     )
 

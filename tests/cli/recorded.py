@@ -30,6 +30,8 @@ DYING = Alert(
     {"attenuation": 1e-8},
     None,
     400,
+    limits={"attenuation": 1e-5},
+    remedies=("skip-connection",),
 )
 
 

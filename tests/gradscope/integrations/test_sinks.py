@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         run.log({"mine": 1.0})
         assert run.step == len(samples) + 1  # one for each sample
     (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
-    records = list(wandb_records(file.read_bytes()))
+    records = whole_run(file)
     rows = [
         {
             item.key or "/".join(item.nested_key): json.loads(item.value_json)
@@ -151,6 +152,17 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (alert.title, alert.level) == ("GS201 dead-relu", "WARN")
     metrics = [it.metric for it in records if it.WhichOneof("record_type") == "metric"]
     assert ("gradscope/*", "gradscope/step") in [(it.glob_name, it.step_metric) for it in metrics]
+
+
+def whole_run(file: Path) -> list[Any]:
+    """Records up to the one that ends the run, which another process writes after this one."""
+    until = time.monotonic() + 60
+    while True:
+        records = list(wandb_records(file.read_bytes()))
+        if records and records[-1].WhichOneof("record_type") in ("exit", "footer"):
+            return records
+        assert time.monotonic() < until, "the run never ended"
+        time.sleep(0.1)
 
 
 def wandb_records(data: bytes) -> Iterator[Any]:

@@ -91,6 +91,8 @@ def test_an_alert_opens_when_found_twice_in_a_row() -> None:
     assert alert.sites == ("3",)
     assert alert.severity is Severity.ERROR
     assert alert.values["dead less always positive units, worst site"] == pytest.approx(0.9)
+    assert alert.limits["dead less always positive units, worst site"] == pytest.approx(0.8)
+    assert "artificial-derivative" in alert.remedies
 
 
 def test_what_shows_once_opens_nothing() -> None:

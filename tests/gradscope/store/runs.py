@@ -56,6 +56,8 @@ def alert(code: str = "GS001", step: int = 3, closed: int | None = None) -> Aler
         None,
         step,
         closed,
+        {"ratio": 1e-3},
+        ("norm-insertion",),
     )
 
 
