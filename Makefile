@@ -1,7 +1,7 @@
 # make demo    find, repair and prove, on the shipped example (the first run installs into .venv)
 # make test    all tests
-# make check   format, lint, types, import layers, generated docs
-# make docs    writes the pages of rules, remedies and experiments, and README's tables of experiments
+# make check   format, lint, types, import layers, generated docs, and that the site builds
+# make docs    writes what the documentation takes from the code, and builds it into build/site
 # make bench   the benchmarks
 # make score   how often the rules are right on the labelled subjects of the zoo; on those that no
 #              limit was set by: make score SCORE_ARGS='--half held-out'
@@ -14,6 +14,8 @@ BIN := .venv/bin
 RUN_INSTALLED := .venv/installed-run
 DEV_INSTALLED := .venv/installed-dev
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Not --quiet: it would also silence what makes a build strict. The variable silences an advertisement.
+SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 .PHONY: demo test check docs bench score repair links clean
 
@@ -29,10 +31,14 @@ check: $(DEV_INSTALLED) links
 	$(BIN)/mypy build/links/gradscope
 	cd build/links && ../../$(BIN)/lint-imports --no-logo --config ../../pyproject.toml
 	$(BIN)/python docs/generate.py --check
+	$(SITE)
 
-# The pages of docs/rules and docs/remedies are made from the code, those of docs/experiments from runs.
-docs: $(DEV_INSTALLED)
+# The pages of docs/rules, remedies, derivatives and reference are made from the code, those of
+# docs/experiments from runs. Any warning about the site is an error.
+docs: $(DEV_INSTALLED) links
 	$(BIN)/python docs/generate.py
+	$(SITE)
+	@echo 'The documentation is in build/site/index.html.'
 
 bench: $(DEV_INSTALLED)
 	set -e; for file in tests/benchmarks/bench_*.py; do $(BIN)/python "$$file"; done

@@ -10,7 +10,20 @@ import traceback
 
 import typer
 
-from gradscope.cli import compare, demo, fix, remedy, report, rule, run, scan, schema, watch
+from gradscope.cli import (
+    compare,
+    demo,
+    fix,
+    init,
+    remedy,
+    report,
+    rule,
+    run,
+    scan,
+    schema,
+    watch,
+)
+from gradscope.cli.streams import fitting_streams
 from gradscope.errors import GradscopeError
 
 __all__ = ["app", "main"]
@@ -24,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (scan, fix, run, watch, report, compare, rule, remedy, schema, demo):
+for command in (scan, fix, init, run, watch, report, compare, rule, remedy, schema, demo):
     # Settings of the parser, where a command is not like the others.
     settings = getattr(command, "SETTINGS", None)
     app.command(command.NAME, context_settings=settings)(command.run)
@@ -39,6 +52,14 @@ def _options(
 
 def main() -> None:
     """Runs the command line and exits: 0 nothing found, 1 findings, 2 usage, 3 target failed."""
+    with fitting_streams():
+        ready = _script_or_exit()
+    # Out of reach of all that catches errors here: the script is to end as it would by itself.
+    ready.start()
+
+
+def _script_or_exit() -> run.Ready:
+    """The script that is to be run; for all other commands it exits."""
     # --debug may stand anywhere, so it is taken out before the commands see the rest.
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
@@ -48,7 +69,7 @@ def main() -> None:
     try:
         app(arguments)
     except run.Ready as found:
-        ready = found
+        return found
     except GradscopeError as error:
         if debug:
             traceback.print_exc()
@@ -69,5 +90,4 @@ def main() -> None:
             err=True,
         )
         sys.exit(3)
-    # Out of reach of all that catches errors here: the script is to end as it would by itself.
-    ready.start()
+    sys.exit(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,6 +42,8 @@ def run(
     ignore: options.Ignore = None,
     form: options.OutputFormat = Format.TEXT,
     output: options.Output = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
     trust_pickle: options.TrustPickle = False,
 ) -> None:
     """Put two reports, checkpoints or runs side by side: what is new, gone, worse or better in B.
@@ -51,11 +54,13 @@ def run(
     from gradscope.cli.writing import check_writable, write_document
     from gradscope.config import find_settings
     from gradscope.configured import rules_to_run
+    from gradscope.reports import render_junit, render_sarif
     from gradscope.reports.compare import compare
     from gradscope.reports.compare_view import compare_view
     from gradscope.reports.json import render_comparison
 
     _check(a, b, trust_pickle)
+    detail = options.detail(quiet, verbose)
     settings = find_settings()
     wanted = {
         entry.rule.code
@@ -63,14 +68,28 @@ def run(
     }
     if output is not None:
         check_writable(output, folder=False)
-    before, after = _loaded((a, b), wanted, settings, trust_pickle)
+    before, after = _loaded((a, b), wanted, settings, trust_pickle, quiet)
     if select is None:
         wanted |= _of_other_rules(before) | _of_other_rules(after)
     comparison = compare(before, after, names=(a, b), codes=wanted)
+    for_programs = {
+        Format.JSON: lambda: render_comparison(comparison),
+        Format.SARIF: lambda: render_sarif(_judged(after, before, a, wanted)),
+        Format.JUNIT: lambda: render_junit(_judged(after, before, a, wanted)),
+    }
     write_document(
-        lambda: compare_view(comparison), lambda: render_comparison(comparison), form, output
+        lambda: compare_view(comparison, (before, after)), for_programs, form, output, detail
     )
     raise typer.Exit(int(comparison.worse))
+
+
+def _judged(b: Report, a: Report, name: str, codes: Collection[str]) -> Report:
+    """B for programs: the findings that are compared, those that A has marked as known."""
+    from gradscope.reports.baseline import against
+
+    findings = tuple(finding for finding in b.findings if finding.code in codes)
+    limits = {code: limits for code, limits in b.limits.items() if code in codes}
+    return against(replace(b, findings=findings, limits=limits), a, name)
 
 
 def _is_report(path: str) -> bool:
@@ -94,7 +113,11 @@ def _check(a: str, b: str, trust_pickle: bool) -> None:
 
 
 def _loaded(
-    paths: tuple[str, str], codes: Collection[str], settings: Settings, trust_pickle: bool
+    paths: tuple[str, str],
+    codes: Collection[str],
+    settings: Settings,
+    trust_pickle: bool,
+    quiet: bool,
 ) -> tuple[Report, Report]:
     """Both reports; saved ones first, so that a damaged one is told of before long work."""
     from gradscope.cli.progress import progress_bar
@@ -105,7 +128,7 @@ def _loaded(
         from gradscope.pipeline import scan_checkpoint
 
         # stdout is the comparison's alone; trusted code in a pickle may print.
-        with redirect_stdout(sys.stderr), progress_bar() as progress:
+        with redirect_stdout(sys.stderr), progress_bar(quiet) as progress:
             for path in paths:
                 if path not in found:
                     found[path] = scan_checkpoint(

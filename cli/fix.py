@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from gradscope.cli.options import FailOn, Format
 
 if TYPE_CHECKING:
     from gradscope.pipeline import Repair
+    from gradscope.reports.nodes import Detail
 
 NAME = "fix"
 
@@ -30,7 +32,12 @@ RemedyNames = Annotated[
     list[str] | None, typer.Option("--remedy", metavar="NAME", help="Try this remedy only; repeat.")
 ]
 Budget = Annotated[
-    float, typer.Option("--budget", metavar="SECONDS", help="What the trials may take.")
+    float,
+    typer.Option(
+        "--budget",
+        metavar="SECONDS",
+        help="What the trials may take, roughly; the proof comes on top.",
+    ),
 ]
 Seeds = Annotated[
     int | None,
@@ -62,6 +69,8 @@ def run(
     device: options.Device = None,
     form: options.OutputFormat = Format.TEXT,
     output: options.Output = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
     trust_pickle: options.TrustPickle = False,
 ) -> None:
     """Repair a model that does not learn, and prove that it helped.
@@ -75,11 +84,12 @@ def run(
     from gradscope.pipeline import repair
 
     settings = find_settings()
+    detail = options.detail(quiet, verbose)
     check_writable(out, folder=True)
     if output is not None:
         check_writable(output, folder=False)
     # stdout is the report's alone: what the subject's code prints goes where progress goes.
-    with redirect_stdout(sys.stderr), progress_bar() as progress:
+    with redirect_stdout(sys.stderr), progress_bar(quiet) as progress:
         subject = options.subject_of(
             target,
             model=model,
@@ -102,15 +112,26 @@ def run(
             settings=settings,
             progress=progress,
         )
-    finish(result, out, form, output, fail_on)
+    finish(result, out, form, output, fail_on, detail)
 
 
-def finish(result: Repair, out: Path, form: Format, output: Path | None, fail_on: FailOn) -> None:
+def finish(
+    result: Repair,
+    out: Path,
+    form: Format,
+    output: Path | None,
+    fail_on: FailOn,
+    detail: Detail | None = None,
+) -> None:
     """Writes what a repair left, and exits with its status."""
-    from gradscope.cli.writing import write
+    from gradscope.cli.writing import with_command, write
+    from gradscope.reports.nodes import Detail
 
-    write(result.report, form, output)
-    typer.echo(written(result, out), err=form is not Format.TEXT)
+    result = replace(result, report=with_command(result.report))
+    write(result.report, form, output, detail)
+    where = written(result, out)
+    if detail is not Detail.QUIET:
+        typer.echo(where, err=form is not Format.TEXT)
     raise typer.Exit(options.fix_status(result.report, fail_on))
 
 

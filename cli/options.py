@@ -14,6 +14,7 @@ from gradscope.errors import UsageError
 from gradscope.records import Report, Severity, Skipped, Status
 
 if TYPE_CHECKING:
+    from gradscope.reports.nodes import Detail
     from gradscope.subject import Subject
 
 __all__ = ["FailOn", "Format"]
@@ -36,6 +37,9 @@ class Format(StrEnum):
     TEXT = "text"
     JSON = "json"
     HTML = "html"
+    MARKDOWN = "markdown"
+    SARIF = "sarif"
+    JUNIT = "junit"
 
 
 Target = Annotated[
@@ -112,6 +116,25 @@ OutputFormat = Annotated[Format, typer.Option("--format", help="What the report 
 Output = Annotated[
     Path | None, typer.Option("--output", metavar="FILE", help="Write the report here.")
 ]
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet",
+        "-q",
+        help="No progress; of text, the verdict and the names of the findings alone.",
+    ),
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Text: all there is, with every fold opened.")
+]
+Baseline = Annotated[
+    Path | None,
+    typer.Option(
+        "--baseline",
+        metavar="REPORT.json",
+        help="A report that was saved before: what it has does not make the exit status 1.",
+    ),
+]
 TrustPickle = Annotated[
     bool,
     typer.Option("--trust-pickle", help="Run the code in a pickled checkpoint. Only your own!"),
@@ -135,9 +158,23 @@ def codes(text: str | None) -> list[str] | None:
     return entries
 
 
+def detail(quiet: bool, verbose: bool) -> Detail:
+    """How much of a report the text shows.
+
+    Raises:
+        UsageError: both were given.
+    """
+    from gradscope.reports.nodes import Detail
+
+    if quiet and verbose:
+        raise UsageError("--quiet and --verbose exclude each other; give one of them.")
+    return Detail.QUIET if quiet else Detail.VERBOSE if verbose else Detail.NORMAL
+
+
 def exit_status(report: Report, fail_on: FailOn) -> int:
-    """What ``scan`` exits with."""
-    return int(any(fail_on.counts(finding.severity) for finding in report.findings))
+    """What ``scan`` exits with; findings that its baseline has do not count."""
+    new = (finding for finding in report.findings if not finding.known)
+    return int(any(fail_on.counts(finding.severity) for finding in new))
 
 
 def fix_status(report: Report, fail_on: FailOn) -> int:

@@ -12,12 +12,18 @@ __all__ = ["progress_bar"]
 
 
 @contextmanager
-def progress_bar() -> Iterator[Callable[[str, float], None]]:
+def progress_bar(quiet: bool = False) -> Iterator[Callable[[str, float], None]]:
     """Yields what is to be told (what is going on, which share is done).
 
     On a terminal it draws a bar. Elsewhere it writes a line whenever what is going on changes its
     first word, so that a log shows life without filling up.
+
+    Args:
+        quiet: nothing is told.
     """
+    if quiet:
+        yield lambda what, share: None
+        return
     if not sys.stderr.isatty():
         said: set[str] = set()
 

@@ -57,4 +57,5 @@ def run(
         }
     )
     if remedy.parameters:
+        print_heading("Parameters")
         print_table(("parameter", "meaning"), list(remedy.parameters.items()))

@@ -25,7 +25,11 @@ FILE = Annotated[
 
 
 def run(
-    file: FILE, form: options.OutputFormat = Format.TEXT, output: options.Output = None
+    file: FILE,
+    form: options.OutputFormat = Format.TEXT,
+    output: options.Output = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Show a saved report, or what a training run's store tells.
 
@@ -33,9 +37,10 @@ def run(
     """
     from gradscope.cli.writing import check_writable, write
 
+    detail = options.detail(quiet, verbose)
     if output is not None:
         check_writable(output, folder=False)
-    write(opened(file), form, output)
+    write(opened(file), form, output, detail)
 
 
 def opened(path: str) -> Report:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,49 +16,97 @@ from gradscope.errors import UsageError
 from gradscope.records import Report
 
 if TYPE_CHECKING:
-    from gradscope.reports.nodes import Document
+    from gradscope.reports.nodes import Detail, Document
 
-__all__ = ["check_writable", "write", "write_document", "write_file"]
+__all__ = ["check_writable", "with_command", "write", "write_document", "write_file"]
 
 
-def write(report: Report, form: Format, output: Path | None) -> None:
+def with_command(report: Report) -> Report:
+    """The report with the command line that made it, which is part of where it was made."""
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return replace(report, environment={"command": command, **report.environment})
+
+
+def write(report: Report, form: Format, output: Path | None, detail: Detail | None = None) -> None:
     """Renders the report and writes it to ``output``, or to stdout without one."""
     from gradscope import reports
 
-    write_document(lambda: reports.view(report), lambda: reports.render_json(report), form, output)
+    for_programs = {
+        Format.JSON: reports.render_json,
+        Format.SARIF: reports.render_sarif,
+        Format.JUNIT: reports.render_junit,
+    }
+    write_document(
+        lambda: reports.view(report),
+        {each: partial(render, report) for each, render in for_programs.items()},
+        form,
+        output,
+        detail,
+    )
 
 
 def write_document(
-    document: Callable[[], Document], json: Callable[[], str], form: Format, output: Path | None
+    document: Callable[[], Document],
+    for_programs: Mapping[Format, Callable[[], str]],
+    form: Format,
+    output: Path | None,
+    detail: Detail | None = None,
 ) -> None:
     """Writes what a reader sees, or what a program reads, to ``output`` or to stdout.
 
+    Beside ``report.md`` its charts are written, as ``report-1.svg`` and so on.
+
     Args:
         document: makes what a reader sees.
-        json: makes what a program reads.
-        form: which of the two is wanted, and as what.
+        for_programs: makes what a program reads, by its form.
+        form: what is wanted.
         output: None for stdout.
+        detail: how much of it text shows.
     """
+    from gradscope.reports.nodes import Detail
+
+    detail = detail or Detail.NORMAL
     if form is Format.TEXT and output is None:
         from rich.console import Console
 
         from gradscope.reports import render_terminal
 
-        render_terminal(document(), Console())
+        render_terminal(document(), Console(), detail)
         return
-    text = json() if form is Format.JSON else rendered(document(), form)
-    if output is None:
-        sys.stdout.write(text if text.endswith("\n") else text + "\n")
-    else:
+    if form is Format.MARKDOWN and output is not None:
+        from gradscope.reports.markdown import markdown_with_pictures
+
+        text, pictures = markdown_with_pictures(document(), output.stem)
+        for name, svg in pictures.items():
+            write_file(output.with_name(name), svg)
         write_file(output, text)
+        return
+    text = for_programs[form]() if form in for_programs else rendered(document(), form, detail)
+    if output is not None:
+        write_file(output, text)
+        return
+    if not text.endswith("\n"):
+        text += "\n"
+    stream = getattr(sys.stdout, "buffer", None)
+    if form is Format.TEXT or stream is None:
+        sys.stdout.write(text)
+    else:
+        # These say by themselves that they are UTF-8, whatever a console would show.
+        sys.stdout.flush()
+        stream.write(text.encode())
+        stream.flush()
 
 
-def rendered(document: Document, form: Format) -> str:
+def rendered(document: Document, form: Format, detail: Detail) -> str:
     """What a reader sees, as text of that form."""
     if form is Format.HTML:
         from gradscope.reports.html import render_page
 
         return render_page(document)
+    if form is Format.MARKDOWN:
+        from gradscope.reports import render_markdown
+
+        return render_markdown(document)
     from io import StringIO
 
     from rich.console import Console
@@ -63,7 +114,7 @@ def rendered(document: Document, form: Format) -> str:
     from gradscope.reports import render_terminal
 
     console = Console(file=StringIO(), width=100, color_system=None)
-    render_terminal(document, console)
+    render_terminal(document, console, detail)
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 

@@ -74,10 +74,10 @@ def _channels(found: re.Match[str], model: nn.Module, batch: Batch) -> str:
 def _widths(found: re.Match[str], model: nn.Module, batch: Batch) -> str:
     given, wanted = int(found[2]), int(found[3])
     lesson = f"A linear layer of {wanted} inputs was given {given}"
-    first, *others = [*tensors_in(batch), None]
-    if any(each is not None and each.ndim > 1 and each.shape[-1] == wanted for each in others):
+    tensors = list(tensors_in(batch))
+    if any(each.ndim > 1 and each.shape[-1] == wanted for each in tensors[1:]):
         return f"{lesson}: a batch is (inputs, targets); are they the wrong way round?"
-    if first is not None and first.ndim > 2 and first[0].numel() == wanted:
+    if tensors and tensors[0].ndim > 2 and tensors[0][0].numel() == wanted:
         return f"{lesson}: flatten each sample first, with nn.Flatten() or x.flatten(1)."
     return f"{lesson}: the layers or the data are of another size than meant."
 

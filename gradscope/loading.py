@@ -24,10 +24,21 @@ from gradscope.exported import is_program, load_program
 from gradscope.huggingface import is_model_folder, load_folder
 from gradscope.subject import Subject, own_loss_step, step_from_loss
 
-__all__ = ["is_checkpoint", "load_callable", "load_model", "load_subject"]
+__all__ = [
+    "BY_PATH",
+    "checked_model",
+    "is_checkpoint",
+    "load_callable",
+    "load_model",
+    "load_module",
+    "load_subject",
+]
 
 _SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".pt2"}
 """By which a file that does not exist is known to be meant as a checkpoint."""
+
+BY_PATH = "gradscope_subject_"
+"""How the names of modules begin that were loaded by a file's path."""
 
 _CONTRACT = "build_model(), build_data() and loss(output, batch), or step(model, batch)"
 
@@ -50,7 +61,7 @@ def load_subject(spec: str, model: str | None = None) -> Subject:
         if model is not None:
             raise SubjectError(f"{spec} is a model by itself; leave --model out.")
         return load_folder(spec)
-    module, name = _load_module(spec)
+    module, name = load_module(spec)
     factory = name or "build_model"
     if model is None:
         build_model, where = _function(module, factory, spec), f"{factory}() in {spec}"
@@ -64,7 +75,7 @@ def load_subject(spec: str, model: str | None = None) -> Subject:
         step = step_from_loss(loss)
     return Subject(
         name=spec,
-        build_model=_checked_model(build_model, where),
+        build_model=checked_model(build_model, where),
         build_data=build_data,
         step=step or own_loss_step(spec),
         build_optimizer=_function(module, "build_optimizer", spec),
@@ -107,7 +118,7 @@ def load_callable(spec: str, default: str) -> Callable[..., Any]:
     Raises:
         SubjectError: there is no such file, module or function.
     """
-    module, name = _load_module(spec)
+    module, name = load_module(spec)
     function = _function(module, name or default, spec)
     if function is None:
         raise SubjectError(f"{spec} has no function {name or default}().")
@@ -134,7 +145,11 @@ def _without_factory(module: ModuleType, spec: str) -> str:
     )
 
 
-def _checked_model(build: Callable[[], Any], where: str) -> Callable[[], nn.Module]:
+def checked_model(build: Callable[[], Any], where: str) -> Callable[[], nn.Module]:
+    """The factory ``where`` as one that returns a model, and a fresh one each time.
+
+    It raises SubjectError where it does not, and ModelError where it fails.
+    """
     last: weakref.ref[nn.Module] | None = None
 
     def build_model() -> nn.Module:
@@ -197,8 +212,12 @@ def _constant(module: ModuleType, name: str, spec: str) -> bool | None:
     return value
 
 
-def _load_module(spec: str) -> tuple[ModuleType, str | None]:
-    """The module that a spec names, and the name behind its colon."""
+def load_module(spec: str) -> tuple[ModuleType, str | None]:
+    """The module that a spec names, and the name behind its colon.
+
+    Raises:
+        SubjectError: there is none, or it cannot be imported.
+    """
     location, _, name = spec.rpartition(":") if _has_name(spec) else (spec, "", "")
     if location.endswith(".py") or "/" in location or Path(location).exists():
         return _load_file(Path(location), spec), name or None
@@ -233,7 +252,7 @@ def _load_file(path: Path, spec: str) -> ModuleType:
     # A name of its own for each file keeps two files called model.py apart, and lets classes
     # defined in it be pickled for as long as this process lives.
     digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
-    name = f"gradscope_subject_{path.stem}_{digest}"
+    name = f"{BY_PATH}{path.stem}_{digest}"
     module_spec = importlib.util.spec_from_file_location(name, path)
     assert module_spec is not None and module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)

@@ -18,7 +18,7 @@ from gradscope.batches import described
 from gradscope.checkpoints import open_checkpoint
 from gradscope.checkpoints.cold import cold_profile, read_stored
 from gradscope.config import Settings
-from gradscope.configured import rules_to_run
+from gradscope.configured import Configured, rules_to_run
 from gradscope.diagnose import diagnose
 from gradscope.inputs import on_inferred_inputs
 from gradscope.prescribe import prescribe
@@ -37,6 +37,7 @@ from gradscope.records import (
     Tool,
     Verdict,
 )
+from gradscope.rules import describe_limits
 from gradscope.subject import Subject
 from gradscope.verify import DEFAULT_BUDGET, Progress, check_options, verify
 
@@ -105,7 +106,8 @@ def scan_checkpoint(
         UsageError: ``select``, ``ignore`` or ``settings`` name a rule or limit that there is not.
     """
     settings = settings or Settings()
-    codes = [entry.rule.code for entry in rules_to_run(settings, select, ignore)]
+    running = rules_to_run(settings, select, ignore)
+    codes = [entry.rule.code for entry in running]
     checkpoint = open_checkpoint(path, trust_pickle=trust_pickle)
     profile = cold_profile(checkpoint, progress)
     findings = diagnose(profile, select=codes, settings=settings)
@@ -121,6 +123,7 @@ def scan_checkpoint(
         verdict=None,
         skipped=findings.skipped,
         refusals=(),
+        limits=_limits(entry for entry in running if entry.rule.reads_stored()),
     )
 
 
@@ -299,7 +302,15 @@ def _report(examination: _Examination, plan: Plan | None, verdict: Verdict | Non
         verdict=verdict,
         skipped=tuple(skipped),
         refusals=plan.refusals if plan is not None else (),
+        limits=_limits(rules_to_run(examination.settings, findings.checked)),
     )
+
+
+def _limits(running: Iterable[Configured]) -> dict[str, dict[str, float]]:
+    return {
+        entry.rule.code: {name: float(value) for name, value, _, _ in describe_limits(entry.limits)}
+        for entry in running
+    }
 
 
 def _environment(settings: Settings) -> dict[str, str]:

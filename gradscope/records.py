@@ -11,7 +11,7 @@ channel (dimension 1 of a convolution's).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -61,8 +61,13 @@ WHOLE = "(model)"
 DO_NOTHING = "do-nothing"
 """The arm of a comparison that trains the model as it is."""
 
-SCHEMA_VERSION = 1
-"""Raised whenever a saved report of the version before would be read differently."""
+SCHEMA_VERSION = 2
+"""Of saved reports and plans. Raised whenever one gets keys that readers of before do not know.
+
+Version 2 has ``Finding.known``, ``Report.limits`` and the command in ``Report.environment``. A key
+that is new has a default, so that files of all versions before can be read; one that changes its
+meaning or goes away needs to be changed in ``gradscope.reports.json`` as such files are read.
+"""
 
 Value = str | int | float | bool
 """What a parameter of a prescription may be."""
@@ -133,6 +138,26 @@ class Refusal:
     remedy: str
     reason: str
     sites: tuple[str, ...] = ()
+
+
+class _Shown:
+    """Shows itself in a notebook. Printed anywhere else it is the record with all its fields.
+
+    These two are IPython's protocol, and the only place where the core knows of reports: what is
+    shown is decided there, and loaded when a notebook asks.
+    """
+
+    __slots__ = ()
+
+    def _repr_mimebundle_(
+        self, include: Collection[str] | None = None, exclude: Collection[str] | None = None
+    ) -> dict[str, str]:
+        from gradscope.reports.notebook import mimebundle
+
+        return mimebundle(self, include, exclude)  # type: ignore[arg-type]
+
+    def _repr_html_(self) -> str:
+        return self._repr_mimebundle_(include=("text/html",))["text/html"]
 
 
 # --- Profile ----------------------------------------------------------------------------------
@@ -388,7 +413,7 @@ class ModeLosses:
 
 
 @dataclass(frozen=True, slots=True)
-class Profile:
+class Profile(_Shown):
     """Everything measured about a model over a few steps.
 
     Attributes:
@@ -490,6 +515,8 @@ class Finding:
         remedies: names of the remedies that treat it.
         since: the first step at which it shows, from 0. What shows earlier is caused by nothing
             that shows later.
+        known: whether the baseline that the report was held against has it, at least as severe and
+            at these sites; such findings do not fail a gate.
     """
 
     code: str
@@ -501,10 +528,11 @@ class Finding:
     cause: str | None = None
     remedies: tuple[str, ...] = ()
     since: int = 0
+    known: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
+class Findings(_Shown):
     """What diagnosis made of a profile. Iterates over its findings.
 
     Attributes:
@@ -580,7 +608,7 @@ class _MayHaveOrigin:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan(_MayHaveOrigin):
+class Plan(_Shown, _MayHaveOrigin):
     """What to do about the findings.
 
     One that was read from a file also has an ``origin``, for messages.
@@ -691,7 +719,7 @@ def _cosine(value: float) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(_Shown):
     """What verification found.
 
     Attributes:
@@ -753,8 +781,14 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """All of it, as it is saved, rendered and gated on."""
+class Report(_Shown):
+    """All of it, as it is saved, rendered and gated on.
+
+    Attributes:
+        environment: versions, device and, of the command line, the command.
+        limits: the limits in force of each rule that was run, by its code and their names; empty
+            for stored runs.
+    """
 
     schema_version: int
     tool: Tool
@@ -766,3 +800,4 @@ class Report:
     verdict: Verdict | None
     skipped: tuple[Skipped, ...]
     refusals: tuple[Refusal, ...]
+    limits: dict[str, dict[str, float]] = field(default_factory=dict)

@@ -60,8 +60,8 @@ def _chart(picture: Picture) -> Chart | None:
     said = []
     for name, tone, side in (("A", Tone.MUTED, 0), ("B", Tone.PLAIN, 1)):
         points = [
-            (float(at), value)
-            for at, pair in enumerate(gradients, start=1)
+            (float(at), value, place.name)
+            for at, (place, pair) in enumerate(zip(picture.places, gradients, strict=True), start=1)
             if (value := pair[side]) is not None
         ]
         line = series(name, tone, points)

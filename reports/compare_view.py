@@ -6,19 +6,19 @@ A and B are.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 
-from gradscope.records import Finding, Severity, Source
+from gradscope.records import Finding, Report, Source
+from gradscope.reports.compare_headline import are_of_one_model, headline
 from gradscope.reports.compare_places import place_blocks
+from gradscope.reports.compare_runs import run_blocks
 from gradscope.reports.nodes import (
     Block,
     Cell,
     Column,
     Document,
     Entry,
-    Headline,
     Items,
     Mark,
     Names,
@@ -37,7 +37,6 @@ from gradscope.reports.side_by_side import (
 )
 from gradscope.reports.wording import (
     SEVERITY,
-    count,
     each_string,
     listed,
     number,
@@ -62,6 +61,11 @@ _MARKS = {
     Standing.BETTER: Mark("✓", "better", Tone.GOOD),
     Standing.GONE: Mark("✓", "gone", Tone.GOOD),
 }
+_ORDER = (
+    *(Standing.NEW, Standing.WORSE, Standing.GONE, Standing.BETTER),
+    *(Standing.UNCHECKED, Standing.STRONGER, Standing.WEAKER, Standing.SAME),
+)
+"""What changed comes before what did not."""
 _NEW_FOR_INFO = Mark("●", "new", Tone.MUTED)
 
 _SOURCES = {
@@ -73,25 +77,37 @@ _SOURCES = {
 _READ = (Source.OPTIMIZER_STATE, Source.WEIGHTS)
 
 
-def compare_view(comparison: SideBySide) -> Document:
-    """The comparison as a tree of what to show; see :mod:`gradscope.reports.nodes`."""
+def compare_view(comparison: SideBySide, reports: tuple[Report, Report] | None = None) -> Document:
+    """The comparison as a tree of what to show; see :mod:`gradscope.reports.nodes`.
+
+    Args:
+        comparison: what is shown.
+        reports: A and B themselves; of two training runs their curves are then drawn.
+    """
     a, b = comparison.a, comparison.b
     picture = comparison.picture
     measured = picture is not None and picture.kind is PictureKind.MEASURED
     sections = (
         Section("Findings of A and B", tuple(_findings(comparison))),
+        Section("Over training", _runs(reports)),
         Section("Signal over depth" if measured else "Layer by layer", tuple(_layers(comparison))),
         Section("What A and B are", (_sides(a, b),)),
     )
     document = Document(
         title="A: {}, B: {}".format(*_apart(a.name, b.name)),
         about=f"{a.kind} against {b.kind}; {_examined(a, b)}",
-        headline=_headline(comparison),
+        headline=headline(comparison),
         sections=tuple(section for section in sections if section.blocks),
     )
     # In the end and for all of them, so that no builder of nodes can forget to.
     shown: Document = each_string(document, visible)
     return shown
+
+
+def _runs(reports: tuple[Report, Report] | None) -> tuple[Block, ...]:
+    runs = [report.profile.training for report in reports or () if report.profile is not None]
+    a, b = runs if len(runs) == 2 else (None, None)
+    return () if a is None or b is None else tuple(run_blocks(a, b))
 
 
 def _apart(a: str, b: str) -> tuple[str, str]:
@@ -112,111 +128,17 @@ def _examined(a: Side, b: Side) -> str:
     )
 
 
-# --- The headline -----------------------------------------------------------------------------
-
-
-def _headline(comparison: SideBySide) -> Headline:
-    pairs = comparison.findings
-    standings = Counter(pair.standing for pair in pairs)
-    changes = list(_changes(comparison.findings))
-    if comparison.worse:
-        mark = Mark("✗", "B is worse", Tone.BAD)
-    elif standings[Standing.GONE] or standings[Standing.BETTER]:
-        mark = Mark("✓", "B is better", Tone.GOOD)
-    elif standings[Standing.UNCHECKED]:
-        mark = Mark("?", "unclear", Tone.WARN)
-        changes.insert(0, "nothing new in B, but not all was checked")
-    else:
-        mark = Mark("=", "no worse", Tone.PLAIN if pairs else Tone.GOOD)
-        both = len(pairs) - standings[Standing.NEW]
-        same = "the same finding" if both == 1 else f"the same {both} findings"
-        changes.insert(0, same if both else "no findings in either" if not pairs else "")
-    text = "; ".join(filter(None, changes))
-    return Headline(mark, sentence(text), " ".join(_details(comparison)))
-
-
-def _changes(pairs: Sequence[FindingPair]) -> Iterator[str]:
-    standings = Counter(pair.standing for pair in pairs)
-    new = [pair for pair in pairs if pair.standing is Standing.NEW]
-    counted = [pair for pair in new if pair.is_regression]
-    if counted:
-        unchecked = sum(pair.unchecked_in_a for pair in counted)
-        yield count(len(counted), "new finding") + (
-            f" ({unchecked} not checked in A)" if unchecked else ""
-        )
-    for standing, said in (
-        (Standing.WORSE, "more severe"),
-        (Standing.STRONGER, "stronger"),
-        (Standing.WEAKER, "weaker"),
-        (Standing.BETTER, "less severe"),
-        (Standing.GONE, "gone"),
-        (Standing.UNCHECKED, "not checked in B"),
-    ):
-        if standings[standing]:
-            yield f"{standings[standing]} {said}"
-    if len(new) > len(counted):
-        yield f"{len(new) - len(counted)} new for info"
-
-
-def _details(comparison: SideBySide) -> Iterator[str]:
-    pairs = comparison.findings
-    a = _severities([pair.a for pair in pairs if pair.a is not None])
-    b = _severities([pair.b for pair in pairs if pair.b is not None])
-    if a != b:
-        yield f"A has {a}, B {b}."
-    elif pairs:
-        yield f"Both have {a}."
-    if _are_of_one_model(comparison):
-        yield from _largest_change(comparison)
-    else:
-        yield "These are different models: no parameter has the same name in both."
-
-
-def _are_of_one_model(comparison: SideBySide) -> bool:
-    return comparison.parameters is None or comparison.parameters.shared > 0
-
-
-def _severities(findings: Sequence[Finding]) -> str:
-    amounts = Counter(finding.severity for finding in findings)
-    said = [
-        count(amounts[severity], severity.value)
-        if severity is not Severity.INFO
-        else f"{amounts[severity]} for info"
-        for severity in Severity
-        if amounts[severity]
-    ]
-    return listed(said) or "no finding"
-
-
-def _largest_change(comparison: SideBySide) -> Iterator[str]:
-    picture = comparison.picture
-    if picture is None or not picture.places:
-        return
-    most = max(picture.places, key=lambda place: place.difference)
-    if not most.difference:
-        return
-    stored = picture.kind is PictureKind.STORED
-    what, a, b = "gradient" if stored else "backward signal", most.a.gradient, most.b.gradient
-    if a is None or b is None:
-        what, a, b = "scale" if stored else "forward signal", most.a.scale, most.b.scale
-    yield (
-        f"Of {count(len(picture.places), 'layer' if stored else 'site')} in both "
-        f"{shortened(visible(most.name), 40)} differs most: {what} {number(a)} in A, "
-        f"{number(b)} in B."
-    )
-
-
 # --- The findings -----------------------------------------------------------------------------
 
 
 def _findings(comparison: SideBySide) -> Iterator[Block]:
-    pairs = comparison.findings
+    pairs = sorted(comparison.findings, key=lambda pair: _ORDER.index(pair.standing))
     if pairs:
         yield _findings_table(pairs)
     entries = [
         Entry(pair.code, said, _mark(pair))
         for pair in pairs
-        if (said := " ".join(_said(pair, _are_of_one_model(comparison))))
+        if (said := " ".join(_said(pair, are_of_one_model(comparison))))
     ]
     if entries:
         yield Items(tuple(entries))
@@ -320,7 +242,7 @@ def _layers(comparison: SideBySide) -> Iterator[Block]:
     elif a.source is None or b.source is None:
         missing = listed([name for name, side in (("A", a), ("B", b)) if side.source is None])
         yield Paragraph(f"{missing} tells nothing of layers: only the findings are compared.")
-    elif _are_of_one_model(comparison) and (a.source in _READ) is not (b.source in _READ):
+    elif are_of_one_model(comparison) and (a.source in _READ) is not (b.source in _READ):
         read, measured = ("A", "B") if a.source in _READ else ("B", "A")
         yield Paragraph(
             f"{read} was read from a checkpoint and {measured} was measured: the numbers of their "

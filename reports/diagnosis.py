@@ -5,10 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gradscope.records import Finding
-from gradscope.reports.nodes import Block, Card, Cell, Column, Fold, Names, Paragraph, Table, Tone
+from gradscope.reports.nodes import (
+    Block,
+    Card,
+    Cell,
+    Column,
+    Fold,
+    Mark,
+    Names,
+    Paragraph,
+    Table,
+    Tone,
+)
 from gradscope.reports.wording import SEVERITY, count, listed, number, sentence, spoken
 
-__all__ = ["causes_first", "finding_cards"]
+__all__ = ["Tree", "causes_first", "finding_cards", "is_known"]
 
 _NAMES_SHOWN = 4
 """Names listed of a finding's sites; all of them are in the JSON report."""
@@ -21,8 +32,8 @@ def causes_first(findings: Sequence[Finding]) -> Tree:
     """The findings as a forest: a finding hangs under the one that its ``cause`` names.
 
     A finding whose cause was not found, is itself, or lies in a circle of causes is a root, so
-    that every finding appears exactly once. The worst tree comes first; otherwise the order
-    stays.
+    that every finding appears exactly once. Trees in which something is new come before those that
+    a baseline has, and the worst first; otherwise the order stays.
     """
     parent: dict[int, int] = {}
     for index, finding in enumerate(findings):
@@ -32,13 +43,20 @@ def causes_first(findings: Sequence[Finding]) -> Tree:
                 break
 
     def children(of: int | None) -> Tree:
-        return tuple(
+        found = [
             (finding, children(index))
             for index, finding in enumerate(findings)
             if parent.get(index) == of
-        )
+        ]
+        return tuple(sorted(found, key=is_known))
 
-    return tuple(sorted(children(None), key=_worst))
+    return tuple(sorted(children(None), key=lambda tree: (is_known(tree), _worst(tree))))
+
+
+def is_known(tree: tuple[Finding, Tree]) -> bool:
+    """Whether the baseline has all of it."""
+    finding, explained = tree
+    return finding.known and all(map(is_known, explained))
 
 
 def finding_cards(findings: Sequence[Finding]) -> tuple[Block, ...]:
@@ -62,6 +80,10 @@ def _worst(tree: tuple[Finding, Tree]) -> int:
 
 def _card(finding: Finding, explained: Tree, codes: set[str]) -> Card:
     blocks: list[Block] = [Paragraph(sentence(finding.message))]
+    mark = SEVERITY[finding.severity]
+    if finding.known:
+        mark = Mark(mark.symbol, f"known {mark.word}", Tone.MUTED)
+        blocks.append(Paragraph("Known: the baseline has it.", Tone.MUTED))
     if finding.evidence:
         blocks.append(_evidence(finding))
     if finding.sites:
@@ -82,7 +104,7 @@ def _card(finding: Finding, explained: Tree, codes: set[str]) -> Card:
                 open=True,
             )
         )
-    return Card(SEVERITY[finding.severity], finding.code, finding.name, tuple(blocks))
+    return Card(mark, finding.code, finding.name, tuple(blocks))
 
 
 def _evidence(finding: Finding) -> Table:

@@ -1,59 +1,157 @@
-"""Heat maps as inline SVG: shades of one colour of the page, so that light and dark show the same.
+"""Heat maps as Vega-Lite specifications: shades of one colour of the page, in light and in dark.
 
-Neighbouring cells of one shade are drawn as one, and all of a shade as one path: thousands of cells
-open at once. Hatching, not a second colour, says what a logarithm cannot.
+Neighbouring cells of one shade are drawn as one. What a logarithm cannot show is struck through: a
+line, not a second colour, says so. As in charts, ``low`` and ``high`` are the part of the x axis
+that is shown, names are data, and ``chosen`` is the row to put a frame around.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from html import escape
+import textwrap
+from collections.abc import Iterator
+from typing import Any
 
+from gradscope.reports.drawing import STYLE, WIDTH, as_one, drawn
 from gradscope.reports.nodes import HeatMap
-from gradscope.reports.wording import number, percent, shortened
+from gradscope.reports.wording import each_string, number, percent, shortened, visible
 
-__all__ = ["draw_heat_map"]
+__all__ = ["draw_heat_map", "heat_specification", "shades"]
 
-_LEFT, _TOP, _BOTTOM, _RIGHT = 96.0, 26.0, 34.0, 12.0
-_WIDTH = 290.0
-_LEAST_HEIGHT, _MOST_HEIGHT = 60.0, 300.0
-_ROW_HEIGHT = 12.0
-"""Height of a row where there is room for it; then each can have its name beside it."""
-_SHADES = 12
-_FAINTEST = 0.05
+_ROW_HEIGHT, _LEAST_ROW_HEIGHT = 16, 2
+_MOST_HEIGHT = 400
+_LABEL_HEIGHT = 13
+"""Rows lower than this cannot each have their name beside them."""
 _NAME_LENGTH = 17
-_TICKS = 4
-_HATCHED = -1
+_SHADES = 12
+_IN_LEGEND = 2
+"""Steps between shades in the legend, at most: it has to fit on a phone."""
+_FAINTEST = 0.06
+_LETTERS = "abcdefghijkl"
+_BLANK, _STRUCK = " ", "x"
+"""A cell without a value, and one with a value that has no shade."""
 
 
 def draw_heat_map(heat: HeatMap, identity: str) -> str:
-    """The heat map as one ``<svg>`` element.
+    """The heat map as one ``<svg>`` element; ``identity`` is unique in the page."""
+    heat = each_string(heat, visible)  # a control character ends the library's process
+    specification = heat_specification(heat)
+    specification["datasets"] = _cells(heat)
+    return as_one(drawn(specification, f"{heat.title}. {heat.summary}", identity))
 
-    Args:
-        heat: what to draw.
-        identity: unique in the page, for the ids inside.
-    """
-    low, high = _span(heat)
-    tall = min(_MOST_HEIGHT, max(_LEAST_HEIGHT, _ROW_HEIGHT * len(heat.rows)))
-    width, height = _LEFT + _WIDTH + _RIGHT, _TOP + tall + _BOTTOM
-    hatch = f"{identity}-hatch"
-    label = escape(f"{heat.title}. {heat.summary}")
-    return "".join(
-        (
-            f'<svg role="img" aria-label="{label}" viewBox="0 0 {width:g} {height:g}" '
-            'font-family="system-ui, sans-serif" font-size="11">',
-            f'<defs><pattern id="{hatch}" width="4" height="4" patternUnits="userSpaceOnUse">'
-            '<path d="M0 4L4 0" stroke="var(--bad)" stroke-width="1.4"/></pattern></defs>',
-            *_legend(heat, low, high, hatch),
-            f'<rect x="{_LEFT:g}" y="{_TOP:g}" width="{_WIDTH:g}" height="{tall:g}" '
-            'fill="none" stroke="var(--line)"/>',
-            *_cells(heat, low, high, tall, hatch),
-            *_names(heat, tall),
-            *_ticks(heat, tall),
-            "</svg>",
+
+def heat_specification(heat: HeatMap) -> dict[str, Any]:
+    """The heat map in Vega-Lite's terms, without its cells."""
+    import altair as alt
+
+    rows = max(1, len(heat.rows))
+    each = max(_LEAST_ROW_HEIGHT, min(_ROW_HEIGHT, _MOST_HEIGHT // rows))
+    apart = math.ceil(_LABEL_HEIGHT / each)
+    x = alt.X(
+        "x:Q",
+        title=textwrap.wrap(heat.x_title, 40),
+        scale=alt.Scale(
+            domain=[{"expr": "low"}, {"expr": "high"}], nice=False, zero=False, round=True
+        ),
+        axis=alt.Axis(tickMinStep=1, format=",d", grid=False, tickCount=6, titlePadding=6),
+    )
+    y = alt.Y(
+        "row:Q",
+        title=None,
+        scale=alt.Scale(domain=[0, rows], reverse=True, nice=False, zero=False, round=True),
+        axis=alt.Axis(
+            values=[at + 0.5 for at in range(0, rows, apart)],
+            labelExpr="names[floor(datum.value)]",
+            labelLimit=400,
+            labelOverlap=False,
+            ticks=False,
+            domain=False,
+            grid=False,
+            labelPadding=6,
+        ),
+    )
+    legend = alt.Legend(
+        orient="top",
+        title=None,
+        direction="horizontal",
+        values=[at for at, _ in _levels(heat)],
+        labelExpr="levels[floor(datum.value)]",
+        symbolType="square",
+        symbolSize=180,
+        symbolFillColor="var(--plain)",
+        symbolStrokeWidth=0,
+    )
+    shade = alt.Opacity(
+        "shade:Q",
+        scale=alt.Scale(domain=[0, _SHADES - 1], range=[_FAINTEST, 1]),
+        legend=legend,
+    )
+    cells = alt.Chart(alt.NamedData("cells")).mark_rect(clip=True, fill="var(--plain)")
+    layers = [cells.encode(x=x, x2="x2:Q", y=y, y2="row2:Q", opacity=shade)]
+    word = "zero or not finite"
+    struck = alt.Chart(alt.NamedData("struck")).mark_rule(
+        clip=True, strokeWidth=max(1.0, min(2.5, each / 3))
+    )
+    colour = alt.Scale(domain=[word], range=["var(--bad)"])
+    dashes = alt.Scale(domain=[word], range=[[4, 2]])
+    key = None
+    if _struck(heat):
+        key = alt.Legend(orient="bottom", title=None, symbolType="stroke", symbolSize=300)
+    layers.append(
+        struck.encode(
+            x=x,
+            x2="x2:Q",
+            y=y,
+            stroke=alt.Stroke("word:N", scale=colour, legend=key),
+            strokeDash=alt.StrokeDash("word:N", scale=dashes, legend=key),
         )
     )
+    frame = alt.Chart(alt.NamedData("chosen")).mark_rect(
+        fill="transparent", stroke="var(--ink)", strokeWidth=1.5
+    )
+    layers.append(frame.encode(y=y, y2="row2:Q"))
+    made: dict[str, Any] = alt.layer(*layers).properties(width=WIDTH, height=each * rows).to_dict()
+    made["params"] = [
+        {"name": "low", "value": heat.start},
+        {"name": "high", "value": heat.edges[-1] if heat.edges else heat.start + 1},
+        {"name": "names", "value": [shortened(name, _NAME_LENGTH) for name, _ in heat.rows]},
+        {"name": "levels", "value": _said(_levels(heat))},
+    ]
+    made["config"] = STYLE | {
+        "view": {"stroke": "var(--line)"},
+        "axisLeft": {"labelFontSize": 11},
+    }
+    made["datasets"] = {"cells": [], "struck": [], "chosen": []}
+    return made
+
+
+def shades(heat: HeatMap) -> list[str]:
+    """For each row one letter for each cell: ``a`` to ``l``, ``x`` if struck through, or blank."""
+    low, high = _span(heat)
+    return ["".join(_letter(heat, value, low, high) for value in row) for _, row in heat.rows]
+
+
+def _cells(heat: HeatMap) -> dict[str, list[dict[str, Any]]]:
+    edges = [heat.start, *heat.edges]
+    cells, struck = [], []
+    for row, letters in enumerate(shades(heat)):
+        for letter, begin, end in _runs(letters):
+            place = {"x": edges[begin], "x2": edges[end]}
+            if letter == _STRUCK:
+                struck.append(place | {"row": row + 0.5, "word": "zero or not finite"})
+            elif letter != _BLANK:
+                shade = _LETTERS.index(letter)
+                cells.append(place | {"row": row, "row2": row + 1, "shade": shade})
+    return {"cells": cells, "struck": struck, "chosen": []}
+
+
+def _runs(letters: str) -> Iterator[tuple[str, int, int]]:
+    """Stretches of one letter, with the place that each begins at and the one after its end."""
+    begin = 0
+    for at in range(1, len(letters) + 1):
+        if at == len(letters) or letters[at] != letters[begin]:
+            yield letters[begin], begin, at
+            begin = at
 
 
 def _span(heat: HeatMap) -> tuple[float, float]:
@@ -62,7 +160,7 @@ def _span(heat: HeatMap) -> tuple[float, float]:
         return 0.0, 1.0
     seen = [value for _, row in heat.rows for value in row if _shaded(heat, value)]
     if not seen:
-        return 0.0, 1.0
+        return (-1.0, 0.0) if heat.logarithmic else (0.0, 1.0)
     if not heat.logarithmic:
         return min(seen), max(max(seen), min(seen) + 1e-12)
     low = math.floor(math.log10(min(seen)))
@@ -73,122 +171,38 @@ def _shaded(heat: HeatMap, value: float) -> bool:
     return math.isfinite(value) and (value > 0 or not heat.logarithmic)
 
 
-def _shade(heat: HeatMap, value: float, low: float, high: float) -> int | None:
-    if math.isnan(value):
-        return None
-    if not _shaded(heat, value):
-        return _HATCHED
-    at = math.log10(value) if heat.logarithmic else value
-    return min(_SHADES - 1, max(0, int((at - low) / (high - low) * _SHADES)))
-
-
-def _paint(shade: int, hatch: str) -> str:
-    if shade == _HATCHED:
-        return f'fill="url(#{hatch})"'
-    opacity = _FAINTEST + (1 - _FAINTEST) * shade / (_SHADES - 1)
-    return f'fill="var(--plain)" fill-opacity="{opacity:.2f}"'
-
-
-def _cells(heat: HeatMap, low: float, high: float, tall: float, hatch: str) -> Iterator[str]:
-    places = _places(heat)
-    step = tall / max(1, len(heat.rows))
-    paths: dict[int, list[str]] = {}
-    for at, (_, row) in enumerate(heat.rows):
-        shades = [_shade(heat, value, low, high) for value in row]
-        for shade, begin, end in _runs(shades):
-            x, w = places[begin], places[end] - places[begin]
-            paths.setdefault(shade, []).append(
-                f"M{x:.1f} {_TOP + at * step:.1f}h{w:.1f}v{step:.2f}h-{w:.1f}z"
-            )
-    for shade, parts in sorted(paths.items()):
-        yield f'<path {_paint(shade, hatch)} shape-rendering="crispEdges" d="{"".join(parts)}"/>'
-    for at, (name, row) in enumerate(heat.rows):
-        # What a reader who points at a row is told.
-        known = [value for value in row if not math.isnan(value)]
-        say = percent if heat.percent else number
-        told = f"{name}: {say(known[0])} to {say(known[-1])}" if known else f"{name}: not seen"
-        yield (
-            f'<rect x="{_LEFT:g}" y="{_TOP + at * step:.1f}" width="{_WIDTH:g}" '
-            f'height="{step:.2f}" fill-opacity="0"><title>{escape(told)}</title></rect>'
-        )
-
-
-def _places(heat: HeatMap) -> list[float]:
-    """Where columns begin and, last, where the last one ends."""
-    edges = [heat.start, *heat.edges]
-    whole = max(edges[-1] - edges[0], 1e-12)
-    return [_LEFT + (edge - edges[0]) / whole * _WIDTH for edge in edges]
-
-
-def _runs(shades: Sequence[int | None]) -> Iterator[tuple[int, int, int]]:
-    """Stretches of one shade, with the column that each begins at and the one after its end."""
-    begin = 0
-    for at in range(1, len(shades) + 1):
-        if at == len(shades) or shades[at] != shades[begin]:
-            shade = shades[begin]
-            if shade is not None:
-                yield shade, begin, at
-            begin = at
-
-
-def _names(heat: HeatMap, tall: float) -> Iterator[str]:
-    rows = len(heat.rows)
-    room = min(rows, max(2, int(tall / _ROW_HEIGHT)))
-    for each in range(room):
-        at = round(each * (rows - 1) / max(1, room - 1))
-        y = _TOP + (at + 0.5) * tall / rows
-        name = escape(shortened(heat.rows[at][0], _NAME_LENGTH))
-        yield (
-            f'<text x="{_LEFT - 6:g}" y="{y:.1f}" text-anchor="end" dominant-baseline="central" '
-            f'font-size="10" fill="var(--ink)">{name}</text>'
-        )
-
-
-def _ticks(heat: HeatMap, tall: float) -> Iterator[str]:
-    first, last = heat.start, heat.edges[-1] if heat.edges else heat.start
-    y = _TOP + tall
-    apart = _apart(last - first)
-    for at in range(math.ceil(first / apart), math.floor(last / apart) + 1):
-        x = _LEFT + (at * apart - first) / max(last - first, 1e-12) * _WIDTH
-        anchor = "end" if x > _LEFT + _WIDTH - _RIGHT else "middle"
-        yield (
-            f'<path d="M{x:.1f} {y:g}v4" stroke="var(--line)"/><text x="{x:.1f}" y="{y + 15:g}" '
-            f'text-anchor="{anchor}" fill="var(--ink)">{round(at * apart):,}</text>'
-        )
-    yield (
-        f'<text x="{_LEFT + _WIDTH / 2:g}" y="{y + 29:g}" text-anchor="middle" '
-        f'fill="var(--muted)">{escape(heat.x_title)}</text>'
+def _struck(heat: HeatMap) -> bool:
+    return any(
+        not math.isnan(value) and not _shaded(heat, value) for _, row in heat.rows for value in row
     )
 
 
-def _apart(span: float) -> float:
-    """The round number that so few ticks stand apart that their numbers do not touch."""
-    least = max(span / _TICKS, 1.0)
-    power = 10.0 ** math.floor(math.log10(least))
-    # Steps are whole.
-    steps = (1, 2, 5, 10) if power < 10 else (1, 2, 2.5, 5, 10)
-    return next(power * each for each in steps if power * each >= least)
+def _letter(heat: HeatMap, value: float, low: float, high: float) -> str:
+    if math.isnan(value):
+        return _BLANK
+    if not _shaded(heat, value):
+        return _STRUCK
+    at = math.log10(value) if heat.logarithmic else value
+    return _LETTERS[min(_SHADES - 1, max(0, int((at - low) / (high - low) * _SHADES)))]
 
 
-def _legend(heat: HeatMap, low: float, high: float, hatch: str) -> Iterator[str]:
-    size = 9.0
-    ends = (10**low, 10**high) if heat.logarithmic else (low, high)
-    before, after = (percent(each) if heat.percent else number(each) for each in ends)
-    x = _LEFT + 34
-    yield _said(x - 5, "end", before)
-    for shade in range(_SHADES):
-        yield (
-            f'<rect x="{x + shade * size:g}" y="4" width="{size:g}" height="10" '
-            f"{_paint(shade, hatch)}/>"
-        )
-    yield _said(x + _SHADES * size + 5, "start", after)
-    if any(
-        not math.isnan(value) and not _shaded(heat, value) for _, row in heat.rows for value in row
-    ):
-        far = x + _SHADES * size + 46
-        yield f'<rect x="{far:g}" y="4" width="14" height="10" {_paint(_HATCHED, hatch)}/>'
-        yield _said(far + 19, "start", "zero or not finite")
+def _levels(heat: HeatMap) -> list[tuple[float, str]]:
+    """The shades in the legend, from 0 to the last, and the round number each stands for."""
+    low, high = _span(heat)
+    places = [low + (high - low) * part / _IN_LEGEND for part in range(_IN_LEGEND + 1)]
+    if heat.logarithmic:
+        places = sorted({float(round(at)) for at in places})
+    made = []
+    for at in places:
+        value = 10**at if heat.logarithmic else at
+        text = percent(value) if heat.percent else number(float(f"{value:.1g}"))
+        made.append(((_SHADES - 1) * (at - low) / (high - low), text))
+    return made
 
 
-def _said(x: float, anchor: str, text: str) -> str:
-    return f'<text x="{x:g}" y="13" text-anchor="{anchor}" fill="var(--ink)">{escape(text)}</text>'
+def _said(levels: list[tuple[float, str]]) -> list[str]:
+    """The texts where an expression finds them: at the whole part of their shade."""
+    said = [""] * _SHADES
+    for shade, text in levels:
+        said[math.floor(shade)] = text
+    return said

@@ -1,9 +1,10 @@
-"""Reports and plans as JSON: writing, reading back and the JSON Schema of both directions.
+"""Reports, plans and comparisons as JSON: writing them, and reading the first two back.
 
 The records themselves are the format: keys are the fields' names in their order. JSON has no
 word for NaN or infinity, and a diagnosis of broken training needs them, so a float that is not
 finite is written as the string ``"NaN"``, ``"Infinity"`` or ``"-Infinity"``. Reading is strict:
-an unknown key, a missing one or a number in quotes is an error, never a guess.
+an unknown key, a missing one or a number in quotes is an error, never a guess. Files of older
+schema versions are read as if they were of this one; see ``SCHEMA_VERSION``.
 
 When it is wrong: a prescription's parameter that is a non-finite float comes back as a string,
 because a parameter may also be a string and the two cannot be told apart.
@@ -15,7 +16,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import count
 from pathlib import Path
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from gradscope.reports.side_by_side import SideBySide
 
 __all__ = [
+    "NONFINITE",
+    "PlanFile",
     "load_plan",
     "load_report",
     "read_json",
@@ -38,10 +41,9 @@ __all__ = [
     "render_comparison",
     "render_json",
     "render_plan",
-    "schema",
 ]
 
-_NONFINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
+NONFINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 _DECODER = json.JSONDecoder(parse_int=float)
 _FAULTS_NAMED = 3
 """How many faults of a file an error message names; a wrong file can have thousands."""
@@ -56,12 +58,12 @@ class PlanFile:
 
 
 def render_json(report: Report) -> str:
-    """The report as indented JSON that validates against :func:`schema`, with a final newline."""
+    """The report as indented JSON that follows its schema, with a final newline."""
     return _written(report)
 
 
 def render_plan(plan: Plan) -> str:
-    """The plan as indented JSON: ``{"schema_version": 1, "plan": {...}}``."""
+    """The plan as indented JSON: ``{"schema_version": 2, "plan": {...}}``."""
     return _written(PlanFile(SCHEMA_VERSION, plan))
 
 
@@ -74,7 +76,7 @@ def load_report(path: str | Path) -> Report:
     """The report saved in a file.
 
     Raises:
-        ReportError: it cannot be read, or is no report of this version.
+        ReportError: it cannot be read, or is no report of this version or one before.
     """
     return read_json(_content(path, ReportError), str(path))
 
@@ -83,7 +85,7 @@ def load_plan(path: str | Path) -> Plan:
     """The plan saved in a file, to be passed to ``gradscope.apply``.
 
     Raises:
-        PlanError: it cannot be read, or is no plan of this version.
+        PlanError: it cannot be read, or is no plan of this version or one before.
     """
     return read_plan(_content(path, PlanError), str(path))
 
@@ -105,7 +107,7 @@ def read_json(text: str, name: str) -> Report:
         name: the file's name, for messages.
 
     Raises:
-        ReportError: it is no JSON, no report, or a report of another schema version.
+        ReportError: it is no JSON, no report, or a report of a newer schema version.
     """
     raw = _parsed(text, name, "report", ReportError)
     if "plan" in raw and "findings" not in raw:
@@ -113,7 +115,9 @@ def read_json(text: str, name: str) -> Report:
             f"{name} is a plan, not a report: give the report.json that was written beside it."
         )
     _check_version(raw, name, "report", ReportError)
-    return cast("Report", _validated(Report, text, name, "report", ReportError))
+    report = cast("Report", _validated(Report, text, name, "report", ReportError))
+    # What is written again has all keys of this version.
+    return replace(report, schema_version=SCHEMA_VERSION)
 
 
 def read_plan(text: str, name: str) -> Plan:
@@ -124,7 +128,7 @@ def read_plan(text: str, name: str) -> Plan:
         name: the file's name, for messages.
 
     Raises:
-        PlanError: it is no JSON, no plan, or a plan of another schema version.
+        PlanError: it is no JSON, no plan, or a plan of a newer schema version.
     """
     raw = _parsed(text, name, "plan", PlanError)
     if "findings" in raw:
@@ -137,32 +141,6 @@ def read_plan(text: str, name: str) -> Plan:
     plan = cast("PlanFile", _validated(PlanFile, text, name, "plan", PlanError)).plan
     object.__setattr__(plan, "origin", Origin(name, partial(_line, text)))
     return plan
-
-
-def schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) that every report of this version validates against."""
-    from pydantic import TypeAdapter
-    from pydantic.json_schema import GenerateJsonSchema
-    from pydantic_core import core_schema
-
-    class Strict(GenerateJsonSchema):
-        """Floats may be one of three strings; objects have no keys but their own."""
-
-        def float_schema(self, schema: core_schema.FloatSchema) -> dict[str, Any]:
-            return {"anyOf": [super().float_schema(schema), {"enum": list(_NONFINITE)}]}
-
-        def dataclass_schema(self, schema: core_schema.DataclassSchema) -> dict[str, Any]:
-            described = super().dataclass_schema(schema)
-            described["additionalProperties"] = False
-            return described
-
-    described = TypeAdapter(Report).json_schema(schema_generator=Strict)
-    described["properties"]["schema_version"] = {"const": SCHEMA_VERSION}
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **described,
-        "title": "gradscope report",
-    }
 
 
 def _written(record: object) -> str:
@@ -219,14 +197,14 @@ def _check_version(raw: dict[str, Any], name: str, noun: str, error: type[Gradsc
     if isinstance(version, int) and not isinstance(version, bool):
         if version > SCHEMA_VERSION:
             raise error(
-                f"{name} has schema_version {version} and this gradscope reads "
+                f"{name} has schema_version {version} and this gradscope reads versions up to "
                 f"{SCHEMA_VERSION}: upgrade with pip install --upgrade torch-gradscope."
             )
-        if version == SCHEMA_VERSION:
+        if version >= 1:
             return
     raise error(
-        f"{name}: schema_version is {version!r} where {SCHEMA_VERSION} is expected: "
-        f"save the {noun} again."
+        f"{name}: schema_version is {version!r} where a whole number from 1 to {SCHEMA_VERSION} "
+        f"is expected: save the {noun} again."
     )
 
 
@@ -250,7 +228,7 @@ def _validated(record: Any, text: str, name: str, noun: str, error: type[Gradsco
     )
     more = len(said) - _FAULTS_NAMED
     raise error(
-        f"{name} is not a {noun} of schema_version {SCHEMA_VERSION}: {named}"
+        f"{name} is not a {noun} as gradscope writes it: {named}"
         f"{f'; and {more} more' if more > 0 else ''}. "
         f"Correct it, or save the {noun} again."
     )
@@ -262,7 +240,7 @@ def _validator(record: Any) -> SchemaValidator:
     from pydantic_core import SchemaValidator, core_schema
 
     def decoded(value: object) -> object:
-        return _NONFINITE.get(value, value) if isinstance(value, str) else value
+        return NONFINITE.get(value, value) if isinstance(value, str) else value
 
     def walked(node: Any) -> Any:
         # A Value (str | int | float | bool) keeps its plain floats: there the string is a string.

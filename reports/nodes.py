@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 __all__ = [
+    "Band",
     "Block",
     "Card",
     "Cell",
@@ -21,21 +22,33 @@ __all__ = [
     "ChartKind",
     "Code",
     "Column",
+    "Detail",
     "Document",
     "Entry",
     "Figure",
     "Fold",
     "Headline",
     "HeatMap",
+    "Histories",
+    "History",
     "Items",
     "Line",
     "Mark",
     "Names",
     "Paragraph",
+    "Quantity",
     "Section",
     "Table",
     "Tone",
 ]
+
+
+class Detail(StrEnum):
+    """How much of a document is shown where it cannot be unfolded."""
+
+    QUIET = "quiet"
+    NORMAL = "normal"
+    VERBOSE = "verbose"
 
 
 class Tone(StrEnum):
@@ -142,12 +155,31 @@ class ChartKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One series of a chart; ``missing`` holds the x of values that cannot be drawn."""
+    """One series of a chart.
+
+    Attributes:
+        name, tone: of the series.
+        points: x and y, ascending in x.
+        missing: the x of values that cannot be drawn.
+        labels: what stands at each point, such as a site's name; empty where x says it all.
+        interval: the y between which each point is believed to lie; empty where that is not known.
+    """
 
     name: str
     tone: Tone
     points: tuple[tuple[float, float], ...]
     missing: tuple[float, ...] = ()
+    labels: tuple[str, ...] = ()
+    interval: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Where values are healthy: an area behind the lines, from ``low`` to ``high``."""
+
+    name: str
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +189,7 @@ class Chart:
     Attributes:
         logarithmic: of the y axis; all y are then positive.
         percent: y are shares from 0 to 1.
+        band: where values are healthy; None where that cannot be told.
     """
 
     kind: ChartKind
@@ -166,6 +199,7 @@ class Chart:
     lines: tuple[Line, ...]
     logarithmic: bool = False
     percent: bool = False
+    band: Band | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,16 +227,58 @@ class HeatMap:
 
 
 @dataclass(frozen=True, slots=True)
+class Quantity:
+    """One number of a layer that has a history."""
+
+    name: str
+    logarithmic: bool = False
+    percent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """One layer's numbers over time: for each quantity one value at each time, or none at all.
+
+    NaN is a value that was not measured.
+    """
+
+    name: str
+    series: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Histories:
+    """What a click on a layer shows, or its name in a list: how its numbers went over time.
+
+    Attributes:
+        x_title: such as ``step``.
+        times: where the values stand on the x axis, ascending.
+        quantities: which numbers a layer has.
+        layers: in the model's order. A layer's name is the row of a heat map or the label of a
+            point that leads to it.
+    """
+
+    x_title: str
+    times: tuple[float, ...]
+    quantities: tuple[Quantity, ...]
+    layers: tuple[History, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Figure:
     """Charts, and the table that says the same where nothing can be drawn.
 
     Attributes:
         folded: the table steps back where the charts are drawn.
+        linked: the charts have one x axis in common, and are zoomed together.
+        histories: of the layers that the charts show, for formats in which one can be chosen.
     """
 
     charts: tuple[Chart | HeatMap, ...]
     table: Table
     folded: bool = True
+    linked: bool = False
+    histories: Histories | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +293,7 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """Detail behind a summary line.
+    """Detail behind a summary line, folded wherever it can be unfolded.
 
     A renderer that cannot unfold shows open folds whole and of closed ones the summary.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from gradscope.records import DO_NOTHING, Bias, Trial, Verdict
 from gradscope.reports.nodes import (
@@ -28,6 +29,7 @@ from gradscope.reports.wording import (
     STATUS,
     among,
     count,
+    distinct,
     middle,
     number,
     percent,
@@ -84,9 +86,7 @@ def verdict_numbers(verdict: Verdict, names: Mapping[str, str]) -> tuple[Block, 
         better = "higher" if verdict.higher_is_better else "lower"
         entries.append(Entry("metric", f"{verdict.metric} ({better} is better)"))
     if verdict.before is not None or verdict.after is not None:
-        entries.append(
-            Entry("before → after", f"{number(verdict.before)} → {number(verdict.after)}")
-        )
+        entries.append(Entry("before → after", " → ".join(distinct(verdict.before, verdict.after))))
     if verdict.interval is not None and verdict.before is not None and verdict.after is not None:
         low, high = (_signed(bound) for bound in verdict.interval)
         entries.append(
@@ -249,36 +249,75 @@ def _curves(
     others = [arm for arm in _ranked(verdict, means) if arm not in first]
     tones = {DO_NOTHING: Tone.BAD, repair: Tone.GOOD}
     curves = {arm: _mean_curve(arms[arm]) for arm in [*first, *others][:_CURVES]}
-    values = [loss for curve in curves.values() for _, loss in curve]
+    curves = {arm: curve for arm, curve in curves.items() if curve}
+    values = [mean.loss for curve in curves.values() for mean in curve]
     if not values:
         return ()
+    logarithmic = min(values) > 0 and max(values) > 30 * min(values)
+    # On a log scale nothing lies below the axis.
+    floor = min(values) if logarithmic else -math.inf
+    several = any(mean.within > 0 for curve in curves.values() for mean in curve)
+    said = "; ".join(
+        f"{arm} from {number(curve[0].loss)} to {number(curve[-1].loss)}"
+        for arm, curve in curves.items()
+    )
     return (
         Chart(
             ChartKind.LINES,
-            "Training loss",
-            "Mean training loss over the matched seeds, by optimizer step: "
-            + "; ".join(
-                f"{arm} from {number(curve[0][1])} to {number(curve[-1][1])}"
-                for arm, curve in curves.items()
-                if curve
-            )
-            + ".",
+            "Training loss, mean of the matched seeds"
+            + (" with its 95 % interval" if several else ""),
+            f"Mean training loss over the matched seeds, by optimizer step: {said}."
+            + (" The interval is of the mean, from Student's t." if several else ""),
             "optimizer step",
             tuple(
-                Line(arm, tones.get(arm, Tone.MUTED), curve)
+                Line(
+                    arm,
+                    tones.get(arm, Tone.MUTED),
+                    tuple((mean.step, mean.loss) for mean in curve),
+                    interval=_intervals(curve, floor),
+                )
                 for arm, curve in curves.items()
-                if curve
             ),
-            logarithmic=min(values) > 0 and max(values) > 30 * min(values),
+            logarithmic=logarithmic,
         ),
     )
 
 
-def _mean_curve(trials: Sequence[Trial]) -> tuple[tuple[float, float], ...]:
-    """(step, mean loss) where at least one run still had a finite loss."""
+@dataclass(frozen=True, slots=True)
+class _Mean:
+    """Mean loss at a step, and how far on either side the 95 % interval of that mean reaches."""
+
+    step: float
+    loss: float
+    within: float
+
+
+def _intervals(curve: Sequence[_Mean], floor: float) -> tuple[tuple[float, float], ...]:
+    if not any(mean.within for mean in curve):
+        return ()
+    return tuple(
+        (max(mean.loss - mean.within, min(floor, mean.loss)), mean.loss + mean.within)
+        for mean in curve
+    )
+
+
+def _mean_curve(trials: Sequence[Trial]) -> list[_Mean]:
+    """Where at least one run still had a finite loss; one run alone has no width."""
     losses: dict[int, list[float]] = {}
     for trial in trials:
         for step, loss in trial.curve:
             if _usable(loss):
                 losses.setdefault(step, []).append(loss)
-    return tuple((float(step), statistics.fmean(seen)) for step, seen in sorted(losses.items()))
+    return [
+        _Mean(float(step), statistics.fmean(seen), _within(seen))
+        for step, seen in sorted(losses.items())
+    ]
+
+
+def _within(values: Sequence[float]) -> float:
+    if len(values) < 2:
+        return 0.0
+    from scipy.special import stdtrit
+
+    spread = statistics.stdev(values) / math.sqrt(len(values))
+    return float(stdtrit(len(values) - 1, 0.975)) * spread

@@ -17,12 +17,11 @@ from gradscope.reports.nodes import (
     ChartKind,
     Column,
     Figure,
-    Line,
     Table,
     Tone,
 )
-from gradscope.reports.signal import BAR_DECADES, positions_shown
-from gradscope.reports.wording import among, count, listed, number, percent
+from gradscope.reports.signal import BAR_DECADES, drawable, series
+from gradscope.reports.wording import among, count, listed, number, percent, positions_shown
 from gradscope.stored import GradientEvidence, Stored, StoredWeight
 
 __all__ = ["GRADIENT", "INACTIVE", "SCALE", "looked_at_stored", "stored_layers"]
@@ -61,31 +60,29 @@ def _gradient(found: GradientEvidence | None) -> float:
 
 
 def _chart(layers: Layers) -> Chart | None:
-    values = [(float(at), _gradient(found)) for at, (_, found) in enumerate(layers, start=1)]
-    points = tuple((at, value) for at, value in values if 0 < value < math.inf)
-    if not points:
+    line = series(
+        "stored",
+        Tone.PLAIN,
+        [
+            (float(at), _gradient(found), layer.name)
+            for at, (layer, found) in enumerate(layers, start=1)
+        ],
+    )
+    if not line.points:
         return None
-    title = GRADIENT
     return Chart(
         ChartKind.LINES,
-        title,
-        f"{title} by layer, log scale: {number(points[0][1])} at the first, "
-        f"{number(points[-1][1])} at the last.",
-        "layer, in the model's order",
-        (
-            Line(
-                "stored",
-                Tone.PLAIN,
-                points,
-                tuple(at for at, value in values if not 0 < value < math.inf),
-            ),
-        ),
+        GRADIENT,
+        f"{GRADIENT} by layer, log scale: {number(line.points[0][1])} at the first, "
+        f"{number(line.points[-1][1])} at the last.",
+        "layer, in the model's order" + (" (× zero or not known)" if line.missing else ""),
+        (line,),
         logarithmic=True,
     )
 
 
 def _table(stored: Stored, layers: Layers, remembered: bool) -> Table:
-    known = [math.log10(value) for _, found in layers if 0 < (value := _gradient(found)) < math.inf]
+    known = [math.log10(value) for _, found in layers if drawable(value := _gradient(found))]
     high = max(known, default=0.0)
     low = min([*known, high - BAR_DECADES])
     columns = [Column("#", numeric=True), Column("layer", name=True)]
@@ -103,7 +100,7 @@ def _table(stored: Stored, layers: Layers, remembered: bool) -> Table:
         row = [Cell(str(at + 1), Tone.MUTED), Cell(layer.name)]
         if remembered:
             value = _gradient(found)
-            bar = among(math.log10(value), low, high) if 0 < value < math.inf else 0.0
+            bar = among(math.log10(value), low, high) if drawable(value) else 0.0
             idle = inactive.get(layer.name)
             row += [
                 Cell(number(value), bar=bar),

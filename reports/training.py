@@ -10,8 +10,10 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import TypeVar
 
-from gradscope.history import SiteHistory, TrainingHistory, newest
+from gradscope.history import ParameterHistory, SiteHistory, TrainingHistory, newest
+from gradscope.reports.layer_histories import run_histories
 from gradscope.reports.nodes import (
     Block,
     Cell,
@@ -26,19 +28,20 @@ from gradscope.reports.nodes import (
     Table,
     Tone,
 )
-from gradscope.reports.signal import BAR_DECADES, drawable, positions_shown
+from gradscope.reports.signal import BAR_DECADES, drawable
 from gradscope.reports.stored import INACTIVE
 from gradscope.reports.training_findings import every_alert, every_event, findings_over_steps
-from gradscope.reports.wording import among, count, number, percent
+from gradscope.reports.wording import among, count, number, percent, positions_shown
 
-__all__ = ["how_it_ended", "looked_over_run", "over_run"]
+__all__ = ["LOG_FROM", "how_it_ended", "looked_over_run", "over_run"]
 
 _ROWS = 12
 """Points in time that are listed, at most; more are thinned evenly."""
 _HEAT_ROWS = 200
 """Layers drawn, at most; more are thinned evenly."""
+Row = TypeVar("Row", SiteHistory, ParameterHistory)
 _X_TITLE = "step (layers from input to output)"
-_LOG_FROM = 30.0
+LOG_FROM = 30.0
 """A loss whose largest value is so many times its least is drawn on a log scale."""
 
 
@@ -57,7 +60,8 @@ def looked_over_run(history: TrainingHistory) -> str:
     left = f"; {count(history.dropped, 'record')} were dropped" if history.dropped else ""
     return (
         f"Recorded {many} of training at {count(len(history.sites), 'site')}{left}; "
-        f"{how_it_ended(history)}. What was found is what stood at the last step."
+        f"{how_it_ended(history)}."
+        + (" What was found is what stood at the last step." if history.standing else "")
     )
 
 
@@ -89,8 +93,24 @@ def over_run(history: TrainingHistory) -> tuple[Block, ...]:
 
 
 def _figure(history: TrainingHistory) -> Figure:
-    drawn = (_loss(history), _gradient(history), _backward(history), _idle(history))
-    return Figure(tuple(chart for chart in drawn if chart is not None), _table(history))
+    drawn = (
+        _loss(history),
+        _gradient(history),
+        _backward(history),
+        _idle(history),
+        _updates(history),
+    )
+    return Figure(
+        tuple(chart for chart in drawn if chart is not None),
+        _table(history),
+        linked=True,
+        histories=run_histories(history.sampled, _few(history.shown), _few(history.parameters)),
+    )
+
+
+def _few(rows: Sequence[Row]) -> list[Row]:
+    """What is drawn, and can be chosen, of so many layers or parameters."""
+    return [rows[at] for at in positions_shown(len(rows), _HEAT_ROWS)]
 
 
 def _loss(history: TrainingHistory) -> Chart | None:
@@ -99,7 +119,7 @@ def _loss(history: TrainingHistory) -> Chart | None:
         return None
     peaks = [value for value in history.loss_peak if math.isfinite(value)]
     positive = all(drawable(value) for value in (*known, *peaks))
-    logarithmic = positive and max(known + peaks) >= _LOG_FROM * min(known)
+    logarithmic = positive and max(known + peaks) >= LOG_FROM * min(known)
     mean = _line("loss", Tone.PLAIN, history.steps, history.loss, logarithmic)
     lines = [mean]
     if any(peak > value for peak, value in zip(history.loss_peak, history.loss, strict=True)):
@@ -162,7 +182,7 @@ def _line(
 
 
 def _backward(history: TrainingHistory) -> HeatMap | None:
-    sites = [site for site in history.shown if site.backward_rms]
+    sites = [site for site in _few(history.shown) if site.backward_rms]
     known = [value for site in sites for value in site.backward_rms if drawable(value)]
     if not known:
         return None
@@ -172,19 +192,16 @@ def _backward(history: TrainingHistory) -> HeatMap | None:
         title,
         f"{title} over training, log scale from {number(min(known))} to {number(max(known))}; at "
         f"the end {number(first)} at the first and {number(last)} at the last of "
-        f"{count(len(sites), 'site')}.",
+        f"{count(len(history.shown), 'site')}.",
         _X_TITLE,
         _edges(history),
-        tuple(
-            (sites[at].name, sites[at].backward_rms)
-            for at in positions_shown(len(sites), _HEAT_ROWS)
-        ),
+        tuple((site.name, site.backward_rms) for site in sites),
         logarithmic=True,
     )
 
 
 def _idle(history: TrainingHistory) -> HeatMap | None:
-    sites = [site for site in history.shown if site.idle]
+    sites = [site for site in _few(history.shown) if site.idle]
     if not any(value > 0 for site in sites for value in site.idle):
         return None
     kinds = [
@@ -196,15 +213,34 @@ def _idle(history: TrainingHistory) -> HeatMap | None:
         if has
     ]
     title = f"{' or '.join(kinds).capitalize()} units by layer"
-    worst = max(sites, key=lambda site: _known(newest(site.idle)))
+    worst = max(history.shown, key=lambda site: _known(newest(site.idle)))
     return HeatMap(
         title,
         f"{title} over training, as a share of the layer's units; at the end at most "
         f"{percent(_known(newest(worst.idle)))} ({worst.name}).",
         _X_TITLE,
         _edges(history),
-        tuple((sites[at].name, sites[at].idle) for at in positions_shown(len(sites), _HEAT_ROWS)),
+        tuple((site.name, site.idle) for site in sites),
         percent=True,
+    )
+
+
+def _updates(history: TrainingHistory) -> HeatMap | None:
+    parameters = [each for each in _few(history.parameters) if each.update_ratio]
+    known = [value for each in parameters for value in each.update_ratio if drawable(value)]
+    if not known:
+        return None
+    title = "Updates by parameter (norm of the update over that of the weights)"
+    ends = sorted(_known(newest(each.update_ratio)) for each in parameters)
+    return HeatMap(
+        title,
+        f"{title} over training, log scale from {number(min(known))} to {number(max(known))}; at "
+        f"the end {number(ends[0])} to {number(ends[-1])} over "
+        f"{count(len(history.parameters), 'parameter')}; about 0.001 is usual.",
+        _X_TITLE,
+        _edges(history),
+        tuple((each.name, each.update_ratio) for each in parameters),
+        logarithmic=True,
     )
 
 

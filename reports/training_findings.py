@@ -10,14 +10,20 @@ from collections.abc import Sequence
 
 from gradscope.history import TrainingHistory
 from gradscope.reports.nodes import Cell, Column, Table, Tone
-from gradscope.reports.wording import SEVERITY, listed, number, spoken
+from gradscope.reports.wording import (
+    FOUND,
+    MARKS_OVER_TIME,
+    NOT_FOUND,
+    SEVERITY,
+    listed,
+    number,
+    over_time,
+    spoken,
+)
 from gradscope.training import Alert
 
 __all__ = ["every_alert", "every_event", "findings_over_steps"]
 
-_MARKS = 18
-"""Marks of a finding's line over time: what fits 80 columns."""
-_FOUND, _NOT_FOUND = "━", "·"
 _LISTED = 50
 """Alerts and events listed one by one, at most."""
 _NAMES = 2
@@ -53,8 +59,7 @@ def findings_over_steps(history: TrainingHistory) -> Table:
             Column("over training", name=True),
         ),
         tuple(rows),
-        f"From the first step to step {history.last_step:,}: {_FOUND} found, "
-        f"{_NOT_FOUND} not found.",
+        f"From the first step to step {history.last_step:,}: {FOUND} found, {NOT_FOUND} not found.",
     )
 
 
@@ -68,15 +73,13 @@ def _order(alerts: Sequence[Alert]) -> tuple[bool, int, int]:
 
 
 def _marks(alerts: Sequence[Alert], last: int) -> str:
-    each = (last + 1) / _MARKS
-    return "".join(
-        _FOUND
-        if any(
+    each = (last + 1) / MARKS_OVER_TIME
+    return over_time(
+        [
             alert.step < (at + 1) * each and (alert.closed is None or alert.closed > at * each)
             for alert in alerts
-        )
-        else _NOT_FOUND
-        for at in range(_MARKS)
+        ]
+        for at in range(MARKS_OVER_TIME)
     )
 
 

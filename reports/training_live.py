@@ -13,11 +13,13 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from gradscope.history import SiteHistory, TrainingHistory, newest
+from gradscope.reports.fitting import told_apart, width_of
 from gradscope.reports.nodes import Mark, Tone
+from gradscope.reports.pen import STYLES, Pen
 from gradscope.reports.signal import BAR_DECADES, drawable
+from gradscope.reports.sparklines import sparkline
 from gradscope.reports.stored import INACTIVE
-from gradscope.reports.terminal import STYLES, Pen
-from gradscope.reports.wording import SEVERITY, among, count, number, percent, shortened
+from gradscope.reports.wording import SEVERITY, among, count, number, percent
 from gradscope.training import Alert
 
 if TYPE_CHECKING:
@@ -26,16 +28,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Now", "frame", "sparkline"]
 
-_LEVELS = "▁▂▃▄▅▆▇█"
-_NOT_DRAWN = "×"
 _BAR = 8
 _LEAST_NAME, _MOST_NAME = 12, 36
 _NUMBER = 8
 _SHARE = 6
 _FINDINGS = 5
 """Lines of findings at most, where there are layers to show beside them."""
-_LEAST_DECADES = 0.5
-"""A sparkline on a log scale spans at least this many powers of ten."""
 _NARROW = 60
 """Below so many columns layers have no sparklines."""
 
@@ -107,7 +105,7 @@ def _closing(pen: Pen, closing: str) -> Iterator[Text]:
 
 def _title(pen: Pen, now: Now, width: int) -> Text:
     about = f"{now.history.model}, {count(now.parameters, 'parameter')}"
-    name = shortened(now.name, max(_LEAST_NAME, width - len(about) - 2))
+    name = pen.name(now.name, max(_LEAST_NAME, width - len(about) - 2))
     return _joined(pen, pen.text(name, "bold"), pen.text(f"  {about}", "dim"))
 
 
@@ -140,73 +138,6 @@ def _ago(seconds: float) -> str:
 
 
 # --- Curves -----------------------------------------------------------------------------------
-
-
-def sparkline(
-    steps: Sequence[int],
-    values: Sequence[float],
-    last: int,
-    width: int,
-    scale: tuple[float, float] | None = None,
-) -> str:
-    """A series over steps as characters of eight heights, from step 0 to the last.
-
-    It is on a log scale where nothing is below zero. What was seen holds until the next is seen.
-
-    Args:
-        steps: of the values, ascending.
-        values: NaN is a gap; what cannot be drawn otherwise is a cross.
-        last: the last step.
-        width: characters, at most.
-        scale: powers of ten of the lowest and the highest character; None for those of the values.
-    """
-    groups = _grouped(steps, values, last, width)
-    low, high = scale or (None, None)
-    logarithmic = all(value > 0 for value in values if math.isfinite(value)) or scale is not None
-    heights = [_height(group, logarithmic) for group in groups]
-    known = [each for each in heights if each is not None and math.isfinite(each)]
-    bottom = min(known, default=0.0) if low is None else low
-    top = max(known, default=1.0) if high is None else high
-    if logarithmic:
-        # Noise on a level is not drawn as high as a fall by powers of ten.
-        top = max(top, bottom + _LEAST_DECADES)
-    drawn = ""
-    for each in heights:
-        if each is None:
-            drawn += " "
-        elif not math.isfinite(each):
-            drawn += _NOT_DRAWN
-        else:
-            at = among(each, bottom, top)
-            drawn += _LEVELS[min(len(_LEVELS) - 1, int(at * len(_LEVELS)))]
-    return drawn
-
-
-def _grouped(
-    steps: Sequence[int], values: Sequence[float], last: int, width: int
-) -> list[Sequence[float]]:
-    """The values of each character."""
-    parts = max(1, min(last + 1, width))
-    groups: list[list[float]] = [[] for _ in range(parts)]
-    for step, value in zip(steps, values, strict=True):
-        groups[min(step, last) * parts // (last + 1)].append(value)
-    for before, group in pairwise(groups):
-        if not group:
-            group += before[-1:]
-    return list(groups)
-
-
-def _height(group: Sequence[float], logarithmic: bool) -> float | None:
-    """The mean of what can be drawn; None where nothing is known, infinity where nothing can."""
-    known = [value for value in group if not math.isnan(value)]
-    if not known:
-        return None
-    drawn = [value for value in known if (drawable(value) if logarithmic else math.isfinite(value))]
-    if not drawn:
-        return math.inf
-    if logarithmic:
-        return sum(map(math.log10, drawn)) / len(drawn)
-    return sum(drawn) / len(drawn)
 
 
 def _curve(
@@ -254,7 +185,7 @@ def _finding(pen: Pen, alert: Alert) -> Text:
     said = f"  since step {alert.step:,}"
     if alert.sites:
         more = len(alert.sites) - 1
-        said += f", {shortened(alert.sites[0], 28)}" + (f" and {more:,} more" if more else "")
+        said += f", {pen.name(alert.sites[0], 28)}" + (f" and {more:,} more" if more else "")
     if alert.cause:
         said += f", caused by {alert.cause}"
     return _joined(pen, named, pen.text(said))
@@ -287,7 +218,7 @@ def _layers(pen: Pen, history: TrainingHistory, width: int, room: int) -> list[T
         for name in alert.sites
     }
     idle = any(site.idle for site in sites)
-    name = _name_width(shown, width, idle)
+    name = _name_width(pen, shown, width, idle)
     curve = width - name - 2 - (_NUMBER + _BAR + 3) - (_SHARE + _BAR + 3 if idle else 0) - 2
     if width < _NARROW:
         curve = 0
@@ -298,15 +229,17 @@ def _layers(pen: Pen, history: TrainingHistory, width: int, room: int) -> list[T
         dead = not any(site.saturated and not site.dead for site in sites)
         heading += f"{'dead' if dead else 'idle':>{_SHARE}}"
     lines.append(pen.text(heading, "dim"))
-    for site in shown:
+    names = told_apart([pen.plain(site.name) for site in shown], name - 1)
+    for site, said in zip(shown, names, strict=True):
         drawn = sparkline(history.sampled, site.backward_rms, history.last_step, curve, (low, high))
         over = f"{drawn:<{curve}}  " if curve > 0 else ""
-        lines.append(_layer(pen, site, marks.get(site.name), name, over, idle, (low, high)))
+        padded = pen.plain(said) + " " * (name - width_of(said))
+        lines.append(_layer(pen, site, marks.get(site.name), padded, over, idle, (low, high)))
     return lines
 
 
-def _name_width(shown: Sequence[SiteHistory], width: int, idle: bool) -> int:
-    widest = max(len(site.name) for site in shown)
+def _name_width(pen: Pen, shown: Sequence[SiteHistory], width: int, idle: bool) -> int:
+    widest = max(width_of(pen.plain(site.name)) for site in shown)
     spare = width - 2 - (_NUMBER + _BAR + 3) - (_SHARE + _BAR + 3 if idle else 0)
     return max(_LEAST_NAME, min(widest, _MOST_NAME, spare // 2)) + 1
 
@@ -315,16 +248,13 @@ def _layer(
     pen: Pen,
     site: SiteHistory,
     mark: Mark | None,
-    name: int,
+    name: str,
     over: str,
     idle: bool,
     scale: tuple[float, float],
 ) -> Text:
-    from rich.cells import cell_len
-
-    shown = shortened(pen.text(site.name).plain, name - 1)
     sign = pen.text(f"{mark.symbol} " if mark else "  ", STYLES[mark.tone] if mark else "")
-    line = _joined(pen, sign, pen.text(shown + " " * max(0, name - cell_len(shown))))
+    line = _joined(pen, sign, pen.text(name))
     value = newest(site.backward_rms)
     full = among(math.log10(value), *scale) if drawable(value) else 0.0
     bad = not drawable(value) and not math.isnan(value)

@@ -21,16 +21,25 @@ from gradscope.reports.nodes import (
     Table,
     Tone,
 )
-from gradscope.reports.signal import BAR_DECADES, drawable, positions_shown
+from gradscope.reports.signal import BAR_DECADES, drawable
 from gradscope.reports.stored import GRADIENT, INACTIVE, SCALE
-from gradscope.reports.wording import SEVERITY, among, count, number, percent
+from gradscope.reports.wording import (
+    FOUND,
+    MARKS_OVER_TIME,
+    NOT_FOUND,
+    SEVERITY,
+    UNTOLD,
+    among,
+    count,
+    number,
+    over_time,
+    percent,
+    positions_shown,
+)
 from gradscope.trajectory import History, Snapshot, histories, places
 
 __all__ = ["looked_over", "over_training"]
 
-_MARKS = 18
-"""Marks of a finding's line over time, at most: what fits 80 columns."""
-_FOUND, _NOT_FOUND, _UNTOLD = "━", "·", "?"
 _ROWS = 12
 """Checkpoints listed, at most; more are thinned evenly, and all are in the JSON report."""
 _POINTS = 200
@@ -62,7 +71,7 @@ def over_training(snapshots: Sequence[Snapshot]) -> tuple[Block, ...]:
 def _findings(found: Sequence[History], snapshots: Sequence[Snapshot]) -> Table:
     read = [index for index, each in enumerate(snapshots) if not each.unread]
     newest = read[-1]
-    each_mark = math.ceil(len(snapshots) / _MARKS)
+    each_mark = math.ceil(len(snapshots) / MARKS_OVER_TIME)
     told_as = places(snapshots)
     rows = tuple(
         (
@@ -71,13 +80,13 @@ def _findings(found: Sequence[History], snapshots: Sequence[Snapshot]) -> Table:
             Cell(told_as[one.first]),
             Cell(_until(one, newest, told_as)),
             Cell(f"{one.faulty:,} of {one.telling:,}"),
-            Cell("".join(_marks(one.seen, each_mark))),
+            Cell(_marks(one.seen, each_mark)),
         )
         for one in found
     )
-    told = f"{_FOUND} found, {_NOT_FOUND} not found"
+    told = f"{FOUND} found, {NOT_FOUND} not found"
     if any(None in one.seen for one in found):
-        told += f", {_UNTOLD} not told"
+        told += f", {UNTOLD} not told"
     shared = f", {each_mark} checkpoints a mark" if each_mark > 1 else ""
     return Table(
         (
@@ -100,12 +109,8 @@ def _until(one: History, newest: int, told_as: Sequence[str]) -> str:
     return f"{last}, not told since" if one.lasts else last
 
 
-def _marks(seen: Sequence[bool | None], each_mark: int) -> list[str]:
-    parts = [seen[at : at + each_mark] for at in range(0, len(seen), each_mark)]
-    return [
-        _FOUND if any(part) else _UNTOLD if all(one is None for one in part) else _NOT_FOUND
-        for part in parts
-    ]
+def _marks(seen: Sequence[bool | None], each_mark: int) -> str:
+    return over_time(seen[at : at + each_mark] for at in range(0, len(seen), each_mark))
 
 
 # --- How gradients and weights went -----------------------------------------------------------
@@ -122,7 +127,7 @@ def _figure(read: Sequence[Snapshot]) -> Figure:
         for chart in (_gradients(drawn), _inactive(drawn), None if remembered else _scales(drawn))
         if chart is not None
     ]
-    return Figure(tuple(charts), _table(read, remembered))
+    return Figure(tuple(charts), _table(read, remembered), linked=True)
 
 
 def _table(read: Sequence[Snapshot], remembered: bool) -> Table:

@@ -16,6 +16,8 @@ from gradscope.reports.wording import count, listed, sentence, shortened
 __all__ = ["undone"]
 
 _NAMES_SHOWN = 6
+_CODES_NAMED = 2
+"""Rules that stand by name in the first column, at most."""
 _SKIPPED = Mark("–", "skipped", Tone.MUTED)
 _REFUSED = Mark("✗", "refused", Tone.WARN)
 _RULE = re.compile(r"[A-Z]+\d+\b")
@@ -43,11 +45,12 @@ def _skips(skipped: Iterable[Skipped]) -> Iterator[Entry]:
         groups.setdefault(kind, []).append(one)
     for group in groups.values():
         reason = _joined([one.reason for one in group])
-        if len(group) == 1:
-            yield Entry(group[0].what, sentence(reason), _SKIPPED)
+        names = listed([one.what for one in group])
+        rules = len(_RULE.findall(names))
+        if len(group) == 1 and rules <= _CODES_NAMED:
+            yield Entry(names, sentence(reason), _SKIPPED)
         else:
-            names = listed([one.what for one in group])
-            yield Entry(count(len(group), "rule"), sentence(f"{names}: {reason}"), _SKIPPED)
+            yield Entry(count(rules, "rule"), sentence(f"{names}: {reason}"), _SKIPPED)
 
 
 def _joined(reasons: Sequence[str]) -> str:

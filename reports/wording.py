@@ -15,17 +15,26 @@ from gradscope.reports.nodes import Mark, Tone
 
 __all__ = [
     "FAILED",
+    "FOUND",
     "HELD",
+    "LISTED",
+    "MARKS_OVER_TIME",
+    "NOT_FOUND",
     "SEVERITY",
     "STATUS",
+    "UNTOLD",
     "among",
     "count",
+    "distinct",
     "each_string",
     "listed",
     "middle",
     "number",
+    "over_time",
     "percent",
+    "positions_shown",
     "probability",
+    "rounded",
     "sentence",
     "shortened",
     "spoken",
@@ -47,6 +56,12 @@ STATUS = {
 }
 HELD = Mark("✓", "held", Tone.GOOD)
 FAILED = Mark("✗", "broken", Tone.BAD)
+FOUND, NOT_FOUND, UNTOLD = "━", "·", "?"
+MARKS_OVER_TIME = 18
+"""Marks of a finding's line over time, at most: what fits 80 columns."""
+
+LISTED = 24
+"""Rows of a table of layers; more are thinned evenly, and all are in the JSON report."""
 
 _SCIENTIFIC_BELOW = 1e-3
 _SCIENTIFIC_FROM = 1e5
@@ -72,6 +87,22 @@ def number(value: float | None) -> str:
     return f"{rounded:,.0f}" if abs(rounded) >= 1000 else f"{rounded:.3g}"
 
 
+def rounded(value: float) -> float:
+    """Four significant digits, which no picture shows more of and a file need not hold."""
+    return float(f"{value:.4g}")
+
+
+def distinct(one: float | None, other: float | None) -> tuple[str, str]:
+    """Both numbers, with more digits where three would make two different ones look the same."""
+    said = number(one), number(other)
+    if one is None or other is None or said[0] != said[1]:
+        return said
+    if one == other or not (math.isfinite(one) and math.isfinite(other)):
+        return said
+    digits = next(digits for digits in range(4, 18) if f"{one:.{digits}g}" != f"{other:.{digits}g}")
+    return f"{one:.{digits}g}", f"{other:.{digits}g}"
+
+
 def percent(share: float | None) -> str:
     """A share from 0 to 1 in per cent."""
     return "–" if share is None else f"{number(share * 100.0)} %"
@@ -92,9 +123,21 @@ def listed(words: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
+_SPELLINGS = {"relu": "ReLU", "nan": "NaN"}
+
+
 def spoken(name: str) -> str:
     """A rule's name as words: ``vanishing-gradient`` is a vanishing gradient."""
-    return name.replace("-", " ").replace("_", " ")
+    words = name.replace("-", " ").replace("_", " ").split(" ")
+    return " ".join(_SPELLINGS.get(word, word) for word in words)
+
+
+def over_time(parts: Iterable[Sequence[bool | None]]) -> str:
+    """One mark for each part of a run: whether something was found in it; None does not tell."""
+    return "".join(
+        FOUND if any(part) else UNTOLD if all(one is None for one in part) else NOT_FOUND
+        for part in parts
+    )
 
 
 def sentence(text: str) -> str:
@@ -164,3 +207,10 @@ def middle(values: Iterable[float]) -> float:
 def among(value: float, low: float, high: float) -> float:
     """Where ``value`` stands between ``low`` and ``high``, from 0 to 1."""
     return 0.0 if high <= low else min(1.0, max(0.0, (value - low) / (high - low)))
+
+
+def positions_shown(rows: int, most: int = LISTED) -> list[int]:
+    """Of so many rows at most ``most``, evenly spaced, the first and the last among them."""
+    if rows <= most:
+        return list(range(rows))
+    return [round(row * (rows - 1) / (most - 1)) for row in range(most)]

@@ -19,7 +19,7 @@ from gradscope.verify import DEFAULT_BUDGET
 COMMAND = Path(sys.executable).with_name("gradscope")
 
 COMMANDS = (
-    *("scan", "fix", "run", "watch", "report"),
+    *("scan", "fix", "init", "run", "watch", "report"),
     *("compare", "rule", "remedy", "schema", "demo"),
 )
 

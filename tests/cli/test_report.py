@@ -32,11 +32,11 @@ def test_a_run_is_told_in_words(gradscope: Any, store: Path) -> None:
     assert max(map(len, run.out.splitlines())) <= 80
     words = " ".join(run.out.split())
     assert "training run, 5,320 parameters" in words
-    assert "✗ 1 error Vanishing gradient." in words
+    assert "✗ 1 error This training went wrong: vanishing gradient." in words
     assert "Recorded 1,000 steps of training at 8 sites; it ran to its end." in words
     assert "✗ GS101 vanishing-gradient 400 now 1" in words
     assert "▲ GS104 gradient-spike 50 90 1" in words
-    assert "command python train.py" in words
+    assert "Made by python train.py" in words
 
 
 def test_its_json_holds_the_run_and_fits_the_schema(gradscope: Any, store: Path) -> None:
@@ -46,6 +46,8 @@ def test_its_json_holds_the_run_and_fits_the_schema(gradscope: Any, store: Path)
     (finding,) = written["findings"]
     assert (finding["code"], finding["since"]) == ("GS101", 400)
     assert finding["evidence"]["attenuation"]["value"] == 1e-8
+    assert finding["evidence"]["attenuation"]["limit"] == 1e-5
+    assert finding["remedies"] == ["skip-connection"]
     training = written["profile"]["training"]
     assert (training["model"], training["last_step"], training["ended"]) == ("Net", 999, "")
     assert training["sampled"][:2] == [9, 19]

@@ -29,6 +29,7 @@ from gradscope.reports.compare import compare
 from gradscope.reports.compare_view import compare_view
 from gradscope.reports.html import render_page
 from gradscope.reports.json import render_comparison
+from gradscope.reports.nodes import Chart, Figure, Table
 from gradscope.reports.side_by_side import COMPARISON_SCHEMA_VERSION, SideBySide, Standing
 from gradscope.stored import (
     GradientEvidence,
@@ -37,6 +38,7 @@ from gradscope.stored import (
     StoredWeight,
     TensorStatistics,
 )
+from tests.reports.runs import history, reported
 
 NAMES = ("a.json", "b.json")
 
@@ -49,6 +51,11 @@ def text(a: Report, b: Report, width: int = 80) -> str:
     stream = io.StringIO()
     render_terminal(compare_view(held(a, b)), Console(file=stream, width=width, color_system=None))
     return stream.getvalue()
+
+
+def headline(a: Report, b: Report) -> str:
+    shown = compare_view(held(a, b)).headline
+    return f"{shown.mark.word}: {shown.text}"
 
 
 def finding(
@@ -132,8 +139,9 @@ def test_what_is_new_one_way_is_gone_the_other(demo: Report, healthy: Report) ->
     assert {pair.standing for pair in worse.findings} == {Standing.NEW}
     assert {pair.standing for pair in better.findings} == {Standing.GONE}
     assert [pair.code for pair in worse.findings] == [each.code for each in demo.findings]
-    assert "✗ B is worse  3 new findings." in text(healthy, demo)
-    assert "✓ B is better  3 gone." in text(demo, healthy)
+    named = "forward collapse, vanishing gradient and loss plateau"
+    assert headline(healthy, demo) == f"B is worse: 3 new findings: {named}."
+    assert headline(demo, healthy) == f"B is better: 3 gone: {named}."
 
 
 @pytest.mark.parametrize(
@@ -176,7 +184,44 @@ def test_the_worst_comes_first_and_is_counted(healthy: Report) -> None:
     a = with_findings(healthy, finding(code=one), finding(Severity.WARNING, code=two))
     b = with_findings(healthy, finding(code=two), finding(Severity.WARNING, code=three))
     assert [pair.code for pair in held(a, b).findings] == [three, two, one]
-    assert "✗ B is worse  1 new finding; 1 more severe; 1 gone." in text(a, b)
+    name = "vanishing gradient"
+    assert headline(a, b) == (
+        f"B is worse: 1 new finding: {name}; 1 more severe: {name}; 1 gone: {name}."
+    )
+
+
+def test_what_changed_stands_before_what_did_not(healthy: Report) -> None:
+    a = with_findings(healthy, *(finding(code=f"GS10{number}") for number in (1, 2)))
+    b = with_findings(healthy, *(finding(code=f"GS10{number}") for number in (1, 3)))
+    table = compare_view(held(a, b)).sections[0].blocks[0]
+    assert isinstance(table, Table)
+    assert [row[0].text for row in table.rows] == ["✗ new", "✓ gone", "= same"]
+
+
+def test_the_curves_of_two_runs_stand_in_one_picture(healthy: Report) -> None:
+    a, b = reported(healthy, history()), reported(healthy, history(points=30))
+    comparison = held(a, b)
+    document = compare_view(comparison, (a, b))
+    (section,) = [each for each in document.sections if each.title == "Over training"]
+    (figure,) = section.blocks
+    assert isinstance(figure, Figure)
+    assert [chart.title for chart in figure.charts] == [
+        "Loss",
+        "Gradient of all parameters (norm)",
+        "Backward signal at the first layer (RMS of dL/d output)",
+    ]
+    assert figure.linked
+    loss, _, backward = figure.charts
+    assert isinstance(loss, Chart)
+    assert [(line.name, len(line.points)) for line in loss.lines] == [("A", 60), ("B", 30)]
+    assert isinstance(backward, Chart)
+    # The last three are zero, which no log scale shows.
+    assert [len(line.points) for line in backward.lines] == [57, 27]
+    rows = {row[0].text: (row[1].text, row[2].text) for row in figure.table.rows}
+    assert rows["steps"] == ("6,000", "3,000")
+    assert rows["signal at the first layer"] == ("0", "0")
+    assert "The loss ends at 0.214 in A, at 0.214 in B." in document.headline.detail
+    assert "Over training" not in {each.title for each in compare_view(comparison).sections}
 
 
 def test_both_values_stand_side_by_side(healthy: Report) -> None:
@@ -196,7 +241,7 @@ def test_a_rule_that_b_skipped_is_not_called_gone() -> None:
     assert "? unclear" in text(only, checkpoint(EVEN))
     (new,) = held(checkpoint(EVEN), only).findings
     assert (new.standing, new.unchecked_in_a) == (Standing.NEW, True)
-    assert "1 new finding (1 not checked in A)" in text(checkpoint(EVEN), only)
+    assert "1 new finding (1 not checked in A): vanishing" in headline(checkpoint(EVEN), only)
 
 
 def test_findings_of_unwanted_rules_are_left_out_and_named(healthy: Report) -> None:
@@ -311,41 +356,14 @@ def test_the_json_has_the_documented_shape_and_no_nan(hostile: Report, demo: Rep
 
     raw = json.loads(render_comparison(held(hostile, demo)), parse_constant=refuse)
     assert raw["schema_version"] == COMPARISON_SCHEMA_VERSION == 1
-    assert {key: list(raw[key]) for key in ("a", "parameters", "picture")} == {
-        "a": [
-            "name",
-            "target",
-            "kind",
-            "tool",
-            "parameters",
-            "steps",
-            "optimizer",
-            "source",
-            "findings",
-            "loss",
-        ],
-        "parameters": ["shared", "only_a", "only_b", "reshaped"],
-        "picture": ["kind", "places", "only_a", "only_b"],
+    keys = {
+        "a": "name target kind tool parameters steps optimizer source findings loss",
+        "parameters": "shared only_a only_b reshaped",
+        "picture": "kind places only_a only_b",
     }
-    assert list(raw) == [
-        "schema_version",
-        "worse",
-        "a",
-        "b",
-        "findings",
-        "parameters",
-        "picture",
-        "left_out",
-    ]
-    assert list(raw["findings"][0]) == [
-        "code",
-        "name",
-        "standing",
-        "measure",
-        "unchecked_in_a",
-        "a",
-        "b",
-    ]
+    assert {key: " ".join(raw[key]) for key in keys} == keys
+    assert " ".join(raw) == "schema_version worse a b findings parameters picture left_out"
+    assert " ".join(raw["findings"][0]) == "code name standing measure unchecked_in_a a b"
     assert raw["findings"][-1]["a"]["evidence"]["share"]["value"] == "NaN"
 
 

@@ -10,88 +10,159 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser
 
 from gradscope.records import Report
 from gradscope.reports import render_html
+from gradscope.reports.html import render_page
+from gradscope.reports.nodes import Document, Headline, Mark, Paragraph, Section, Tone
+from tests.reports.pages import EVIL, WIDTHS, draw_all, html, launched, opened, unfold
 
-CHROMIUM = Path("/usr/bin/chromium")
-"""Taken where it is there; else the browser that ``playwright install chromium`` fetched."""
-NAMES = ("demo", "healthy", "hostile", "huge")
+NAMES = ("demo", "healthy", "hostile", "huge", "run")
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        path = CHROMIUM if CHROMIUM.exists() else Path(playwright.chromium.executable_path)
-        if not path.exists():
-            pytest.skip("no browser to test the page in: run playwright install chromium")
-        browser = playwright.chromium.launch(
-            executable_path=path,
-            args=["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        )
+    with launched() as browser:
         yield browser
-        browser.close()
-
-
-def opened(browser: Browser, html: str, folder: Path, width: int, scheme: str = "light") -> Page:
-    """The page, opened from a file; it fails on any request, console message or error."""
-    path = folder / "report.html"
-    path.write_text(html, encoding="utf-8")
-    page = browser.new_page(
-        viewport={"width": width, "height": 800},
-        color_scheme="dark" if scheme == "dark" else "light",
-    )
-    said: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("dialog", lambda dialog: said.append(dialog.message))
-    page.on("request", lambda request: said.append(request.url))
-    page.goto(path.as_uri())
-    assert [each for each in said if each != path.as_uri() and each != "data:,"] == []
-    return page
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_fits_narrow_and_wide_windows(
-    name: str, browser: Browser, tmp_path: Path, request: pytest.FixtureRequest
+def test_it_fits_narrow_and_wide_windows(name: str, browser: Browser, tmp_path: Path) -> None:
+    with opened(browser, name, tmp_path) as page:
+        unfold(page)
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 800})
+            draw_all(page)
+            # Drawings take the new width a moment later.
+            page.wait_for_function(
+                "[...document.querySelectorAll('.drawing')].every(e => Math.abs("
+                "e.querySelector('.live').scrollWidth - e.clientWidth) <= 1)"
+            )
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("name", ["demo", "run"])
+def test_links_lead_to_sections_and_unfold_them(
+    name: str, browser: Browser, tmp_path: Path
 ) -> None:
-    html = render_html(request.getfixturevalue(name))
-    for width in (360, 1280):
-        page = opened(browser, html, tmp_path, width)
-        page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        page.close()
+    with opened(browser, name, tmp_path) as page:
+        links = page.locator("nav a")
+        assert links.count() > 3
+        for link in links.all():
+            link.click()
+            target = page.locator(link.get_attribute("href") or "")
+            assert target.is_visible()
+            page.wait_for_function(
+                "e => e.getBoundingClientRect().top < innerHeight", arg=target.element_handle()
+            )
+        page.locator("details.section > summary").last.click()
+        assert not target.is_visible()
+        page.keyboard.press("Enter")
+        assert target.is_visible()
+    with opened(browser, name, tmp_path, anchor="#environment-and-target") as page:
+        assert page.locator("#environment-and-target").is_visible()
 
 
-def test_hostile_names_are_text(hostile: Report, browser: Browser, tmp_path: Path) -> None:
-    page = opened(browser, render_html(hostile), tmp_path, 1280)
-    page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
-    text = page.inner_text("body")
-    assert "<script>alert(1)</script>" in text
-    assert "\\x1b[31mred\\x1b[0m" in text
-    assert "{{ 7 * 7 }}" in text
-    assert "long." * 60 in text
-    assert page.locator("script, img, iframe, object, embed").count() == 0
+def test_hostile_names_are_text(browser: Browser, tmp_path: Path) -> None:
+    with opened(browser, "hostile", tmp_path) as page:
+        unfold(page)
+        text = page.inner_text("body")
+        assert "<script>alert(1)</script>" in text
+        assert "\\x1b[31mred\\x1b[0m" in text
+        assert "{{ 7 * 7 }}" in text
+        assert "long." * 60 in text
+        assert page.locator("main script:not([type='application/json'])").count() == 0
+        assert page.locator("img, iframe, object, embed").count() == 0
+
+
+def test_hostile_names_are_text_where_a_script_shows_them(browser: Browser, tmp_path: Path) -> None:
+    with opened(browser, "evil", tmp_path) as page:
+        draw_all(page)
+        options = page.locator(".layer option").all_inner_texts()[1:]
+        assert options[:3] == list(EVIL[:3])
+        page.locator(".drawing").last.hover(position={"x": 400, "y": 36})
+        page.locator(".tip b").wait_for()
+        assert page.inner_text(".tip b") == EVIL[0]
+        for at, name in enumerate(EVIL):
+            page.select_option(".layer select", index=at + 1)
+            assert name[:20] in page.locator(".layer figcaption").first.inner_text()
+        page.locator(".layer .drawing.active").first.wait_for()
+        assert page.locator("img, iframe, object, embed, a[href^=javascript]").count() == 0
+
+
+def test_no_script_but_its_own_runs(browser: Browser, tmp_path: Path) -> None:
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html("made"))
+    assert policy is not None
+    assert "default-src 'none'" in policy[1]
+    assert len(re.findall(r"'sha256-[^']{44}'", policy[1])) == 3
+    assert "unsafe-eval" not in policy[1]
+    path = tmp_path / "page.html"
+    path.write_text(html("made"), encoding="utf-8")
+    page = browser.new_page()
+    page.goto(path.as_uri())
+    page.locator(".drawing.active").first.wait_for()
+    page.evaluate(
+        "document.body.append(Object.assign(document.createElement('script'), "
+        "{ textContent: 'window.hit = 1' }))"
+    )
+    assert page.evaluate("window.hit") is None
+    # Later, because what the browser is told to evaluate is above the law.
+    made = page.evaluate(
+        """new Promise(done => setTimeout(() => {
+            try { done(new Function("return 1")()); } catch (error) { done(error.name); }
+        }))"""
+    )
+    assert made == "EvalError"
     page.close()
 
 
-def test_charts_have_names_and_take_the_colours_of_the_scheme(
-    demo: Report, browser: Browser, tmp_path: Path
+def test_data_cannot_end_its_element() -> None:
+    data = re.findall(r'<script type="application/json">(.*?)</script>', html("evil"), re.DOTALL)
+    assert len(data) == 1
+    assert not re.search("[<>&\u2028\u2029]", data[0])
+    assert "\\u003cimg src=x" in data[0]
+
+
+def test_a_page_without_figures_has_no_script() -> None:
+    headline = Headline(Mark("✓", "healthy", Tone.GOOD), "Fine.")
+    page = render_page(Document("a", "b", headline, (Section("c", (Paragraph("d"),)),)))
+    assert "<script" not in page
+    assert "script-src" not in page
+
+
+def test_charts_have_names_and_follow_the_scheme_while_open(
+    browser: Browser, tmp_path: Path
 ) -> None:
-    html = render_html(demo)
-    inks = []
-    for scheme in ("light", "dark"):
-        page = opened(browser, html, tmp_path, 1280, scheme)
-        charts = page.get_by_role("img")
-        assert charts.count() == 5
-        for index in range(5):
-            label = charts.nth(index).get_attribute("aria-label")
-            assert label is not None
-            assert len(label) > 40
-        inks.append(page.evaluate("getComputedStyle(document.querySelector('svg text')).fill"))
-        page.close()
-    assert inks == ["rgb(29, 33, 38)", "rgb(228, 230, 232)"]
+    with opened(browser, "run", tmp_path) as page:
+        draw_all(page)
+        for drawing in page.locator(".drawing").all():
+            assert drawing.get_attribute("role") == "img"
+            assert len(drawing.get_attribute("aria-label") or "") > 40
+        ink = "getComputedStyle(document.querySelector('.live svg text')).fill"
+        canvas = "document.querySelector('canvas').toDataURL()"
+        seen = page.evaluate(ink), page.evaluate(canvas)
+        assert seen[0] == "rgb(29, 33, 38)"
+        page.emulate_media(color_scheme="dark")
+        page.wait_for_function(f"before => {canvas} !== before", arg=seen[1])
+        assert page.evaluate(ink) == "rgb(228, 230, 232)"
+        page.emulate_media(color_scheme="light")
+        page.wait_for_function(f"before => {canvas} === before", arg=seen[1])
+
+
+def test_what_is_printed_is_whole_and_needs_no_script(browser: Browser, tmp_path: Path) -> None:
+    with opened(browser, "run", tmp_path) as page:
+        draw_all(page)
+        page.emulate_media(media="print")
+        assert page.locator(".drawing > svg").first.is_visible()
+        assert not page.locator(".live").first.is_visible()
+        assert not page.locator("nav").is_visible()
+        assert page.locator("#environment-and-target").is_visible()
+    without = browser.new_context(java_script_enabled=False).new_page()
+    without.goto((tmp_path / "run.html").as_uri())
+    assert without.locator(".drawing > svg").count() >= 4
+    assert without.locator(".drawing > svg").first.is_visible()
+    without.context.close()
 
 
 class Outline(HTMLParser):
@@ -101,6 +172,7 @@ class Outline(HTMLParser):
         super().__init__()
         self.levels: list[int] = []
         self.ids: list[str] = []
+        self.links: list[str] = []
         self.loads: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -109,28 +181,33 @@ class Outline(HTMLParser):
         for key, value in attrs:
             if key == "id":
                 self.ids.append(value or "")
-            if key in ("src", "href", "srcset", "action", "xlink:href") and value != "data:,":
+            if key == "href" and (value or "").startswith("#"):
+                self.links.append((value or "")[1:])
+            elif key in ("src", "href", "srcset", "action", "xlink:href") and value != "data:,":
                 self.loads.append(f"{tag} {key}={value}")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_page_needs_nothing_and_is_in_order(name: str, request: pytest.FixtureRequest) -> None:
-    html = render_html(request.getfixturevalue(name))
+def test_the_page_needs_nothing_and_is_in_order(name: str) -> None:
+    page = html(name)
     outline = Outline()
-    outline.feed(html)
+    outline.feed(page)
     assert outline.loads == []
+    assert set(outline.links) <= set(outline.ids)
     assert outline.levels[0] == 1
     assert all(
         later <= level + 1 for level, later in zip(outline.levels, outline.levels[1:], strict=False)
     )
     assert len(outline.ids) == len(set(outline.ids))
-    assert "<html lang=" in html
-    assert "@import" not in html
-    assert not re.search(r"url\((?!#)", html)
+    assert "<html lang=" in page
+    without_scripts = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    assert "@import" not in without_scripts
+    assert not re.search(r"url\((?!#)", without_scripts)
 
 
-def test_thousands_of_sites_stay_small(huge: Report) -> None:
-    assert len(render_html(huge)) < 300_000
+@pytest.mark.parametrize("name", ["huge", "run"])
+def test_thousands_of_sites_and_a_million_steps_stay_small(name: str) -> None:
+    assert len(html(name).encode()) < 5_000_000
 
 
 def test_numbers_at_the_ends_of_the_range_can_be_drawn(demo: Report) -> None:

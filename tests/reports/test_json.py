@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
@@ -13,7 +14,12 @@ import pytest
 from gradscope.errors import PlanError, ReportError
 from gradscope.records import Report
 from gradscope.reports import read_json, read_plan, render_json, render_plan, schema
+from gradscope.reports.compare import compare
+from gradscope.reports.json import render_comparison
+from gradscope.reports.json_schema import Kind
 
+DOCS = Path(__file__).parents[2] / "docs"
+KINDS: tuple[Kind, ...] = ("report", "plan", "comparison")
 REPORTS = ("demo", "healthy", "hostile", "huge")
 
 
@@ -55,6 +61,7 @@ def test_the_json_has_no_nan_and_keeps_the_order_of_the_fields(hostile: Report) 
         "verdict",
         "skipped",
         "refusals",
+        "limits",
     ]
     assert raw["verdict"]["before"] == "NaN"
     assert raw["verdict"]["after"] == "Infinity"
@@ -64,10 +71,71 @@ def test_the_schema_forbids_other_keys_and_other_strings_for_numbers(healthy: Re
     validator = jsonschema.Draft202012Validator(schema())
     raw = json.loads(render_json(healthy))
     assert not validator.is_valid({**raw, "extra": 1})
+    assert not validator.is_valid({**raw, "schema_version": 1})
+    assert not validator.is_valid({**raw, "profile": {**raw["profile"], "extra": 1}})
     raw["profile"]["losses"][0] = "NaN"
     assert validator.is_valid(raw)
     raw["profile"]["losses"][0] = "nan"
     assert not validator.is_valid(raw)
+
+
+def test_no_object_of_a_schema_takes_keys_that_it_does_not_name() -> None:
+    def objects(node: object) -> Iterator[dict[str, Any]]:
+        if isinstance(node, dict):
+            if node.get("type") == "object":
+                yield node
+            for inner in node.values():
+                yield from objects(inner)
+        elif isinstance(node, list):
+            for inner in node:
+                yield from objects(inner)
+
+    for kind in KINDS:
+        found = list(objects(schema(kind)))
+        assert len(found) > 3
+        for each in found:
+            if "properties" in each:
+                assert each["additionalProperties"] is False, each["title"]
+            else:  # a dictionary: its values have a type
+                assert isinstance(each["additionalProperties"], dict)
+
+
+def test_a_plan_validates_against_its_schema(demo: Report) -> None:
+    assert demo.plan is not None
+    validator = jsonschema.Draft202012Validator(schema("plan"))
+    raw = json.loads(render_plan(demo.plan))
+    validator.validate(raw)
+    assert not validator.is_valid({**raw, "extra": 1})
+    raw["plan"]["prescriptions"][0]["changes"] = ["everything"]
+    assert not validator.is_valid(raw)
+
+
+@pytest.mark.parametrize("after", REPORTS)
+def test_a_comparison_validates_against_its_schema(
+    demo: Report, after: str, request: pytest.FixtureRequest
+) -> None:
+    validator = jsonschema.Draft202012Validator(schema("comparison"))
+    compared = compare(demo, request.getfixturevalue(after), names=("a.json", "b.json"))
+    raw = json.loads(render_comparison(compared))
+    validator.validate(raw)
+    assert not validator.is_valid({**raw, "extra": 1})
+    assert not validator.is_valid({**raw, "schema_version": 2})
+    raw["findings"][0]["standing"] = "dubious"
+    assert not validator.is_valid(raw)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_schemas_in_the_docs_are_these(kind: Kind) -> None:
+    def keys(node: Any) -> Any:
+        """All but the wording, which ``make check`` looks at."""
+        if isinstance(node, dict):
+            return {key: keys(value) for key, value in node.items() if key != "description"}
+        return [keys(each) for each in node] if isinstance(node, list) else node
+
+    jsonschema.Draft202012Validator.check_schema(schema(kind))
+    json.dumps(schema(kind), allow_nan=False)
+    kept = json.loads((DOCS / f"{kind}.schema.json").read_text(encoding="utf-8"))
+    assert keys(kept) == keys(schema(kind))
 
 
 def test_a_file_name_that_is_not_utf8_is_spelled_out(healthy: Report) -> None:
@@ -105,7 +173,9 @@ def edited(report: Report, edit: Callable[[dict[str, Any]], object]) -> str:
         (lambda raw: raw["target"].update(parameters="9"), "target.parameters: input should be"),
         (lambda raw: raw.update(tool=[]), "tool: should be an object"),
         (lambda raw: raw.update(schema_version=99), "has schema_version 99 and this gradscope"),
-        (lambda raw: raw.update(schema_version="1"), "schema_version is '1' where 1 is expected"),
+        (lambda raw: raw.update(schema_version="1"), "is '1' where a whole number from 1 to 2 is"),
+        (lambda raw: raw.update(schema_version=0), "schema_version is 0 where a whole number"),
+        (lambda raw: raw.update(schema_version=True), "schema_version is True where a whole"),
         (lambda raw: raw.pop("schema_version"), "has no schema_version"),
         (lambda raw: raw.pop("findings"), "is a plan, not a report"),
     ],
@@ -148,8 +218,10 @@ def test_a_wrong_plan_names_the_field(demo: Report) -> None:
         read_plan(text.replace("\n", "")[:40], "plan.json")
     with pytest.raises(PlanError, match="is a report, not a plan"):
         read_plan(render_json(demo), "report.json")
-    newer = text.replace('"schema_version": 1', '"schema_version": 2')
-    with pytest.raises(PlanError, match="schema_version 2"):
+    newer = text.replace('"schema_version": 2', '"schema_version": 3')
+    with pytest.raises(
+        PlanError, match="schema_version 3 and this gradscope reads versions up to 2"
+    ):
         read_plan(newer, "plan.json")
 
 
