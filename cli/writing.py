@@ -23,7 +23,9 @@ __all__ = ["check_writable", "with_command", "write", "write_document", "write_f
 
 def with_command(report: Report) -> Report:
     """The report with the command line that made it, which is part of where it was made."""
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    as_module = Path(sys.argv[0]).name == "__main__.py"
+    program = ["python", "-m", "gradscope.cli"] if as_module else [Path(sys.argv[0]).name]
+    command = shlex.join([*program, *sys.argv[1:]])
     return replace(report, environment={"command": command, **report.environment})
 
 

@@ -159,18 +159,11 @@ def make_optimizer(build: BuildOptimizer, parameters: Iterable[nn.Parameter]) ->
         ModelError: making it failed, or it needs to evaluate the loss by itself.
         SubjectError: it is no optimizer.
     """
-    given = list(parameters)
-    optimizer = call(build, given, where="build_optimizer()")
+    optimizer = call(build, parameters, where="build_optimizer()")
     if not isinstance(optimizer, Optimizer):
         raise SubjectError(
             f"build_optimizer() returned a {type(optimizer).__name__}; it must return a "
             "torch.optim.Optimizer."
-        )
-    held = {id(each) for group in optimizer.param_groups for each in group["params"]}
-    if given and held and held.isdisjoint(map(id, given)):
-        raise SubjectError(
-            f"build_optimizer(parameters) made an {type(optimizer).__name__} of other parameters "
-            "than it was given, so the model would not learn; pass it those of its argument."
         )
     if isinstance(optimizer, torch.optim.LBFGS):
         raise ModelError(

@@ -37,6 +37,17 @@ print("trained")
 """
 
 
+# Another one: a model alone.
+NET = """
+from torch import nn
+
+
+class MyNet(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 2))
+"""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a reader has written the subject file of the README."""
@@ -44,6 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (subject,) = [block for block in BLOCKS if block.startswith("# my_model.py")]
     (folder / "my_model.py").write_text(subject, encoding="utf-8")
     (folder / "train.py").write_text(TRAINING, encoding="utf-8")
+    (folder / "my_net.py").write_text(NET, encoding="utf-8")
     subprocess.run([sys.executable, "train.py"], cwd=folder, check=True, timeout=300)
     return folder
 
@@ -67,7 +79,10 @@ def test_there_are_commands_and_code() -> None:
 def test_a_command_of_the_readme(command: str, folder: Path) -> None:
     done = run(command, folder)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+    if "--output" in command:
+        assert (folder / command.split("--output ")[1].split()[0]).stat().st_size > 0
+    else:
+        assert done.stdout.strip()
 
 
 def test_the_settings_of_the_readme(folder: Path, tmp_path: Path) -> None:

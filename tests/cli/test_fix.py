@@ -149,29 +149,3 @@ def test_the_demo_finds_repairs_and_proves(examples: Path, tmp_path: Path) -> No
     said = ("GS204", "GS101", "What was tried", winner, "fixed", "p-value", "seeds", "Files")
     for part in (*said, "report.html", "report.json", "plan.json", "repaired.pt"):
         position = run.stdout.index(part, position)
-
-
-@pytest.mark.slow
-def test_the_artificial_derivative_repairs_the_dying_network(
-    examples: Path, tmp_path: Path
-) -> None:
-    run = subprocess.run(
-        [
-            *(COMMAND, "fix", examples / "dying_relu.py", "--out", tmp_path / "dying"),
-            *("--budget", "75"),
-        ],
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode in (0, 1), run.stderr
-    report = read_json((tmp_path / "dying" / "report.json").read_text(), "report.json")
-    verdict = report.verdict
-    assert verdict is not None
-    assert report.plan is not None
-    assert [entry.remedy for entry in report.plan.prescriptions] == ["artificial-derivative"]
-    assert len(verdict.seeds) >= 5
-    assert verdict.before is not None
-    assert verdict.after is not None
-    assert verdict.before >= 2 * verdict.after
-    assert verdict.invariants
-    assert all(invariant.held for invariant in verdict.invariants)

@@ -195,17 +195,6 @@ def test_a_factory_with_arguments(gradscope: Any, write: Callable[..., Path]) ->
     refused(gradscope("scan", path), "needs width", "without arguments")
 
 
-def test_an_optimizer_of_something_else(gradscope: Any, write: Callable[..., Path]) -> None:
-    path = write()
-    path.write_text(
-        path.read_text()
-        + "\nOTHER = nn.Linear(2, 2)\n"
-        + "def build_optimizer(parameters):\n"
-        + "    return torch.optim.SGD(OTHER.parameters(), lr=0.1)\n"
-    )
-    refused(gradscope("scan", path), "of other parameters", "those of its argument")
-
-
 @pytest.mark.parametrize(
     ("made_once", "function", "words"),
     [

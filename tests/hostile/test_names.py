@@ -67,18 +67,20 @@ class Tags(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.scripts: list[str] = []
+        self.data: list[str] = []
         self.inside = ""
         self.texts: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.inside = tag
+        self.inside = "data" if ("type", "application/json") in attrs else tag
         assert not any(name.startswith("on") for name, _ in attrs)
 
     def handle_endtag(self, tag: str) -> None:
         self.inside = ""
 
     def handle_data(self, data: str) -> None:
-        (self.scripts if self.inside == "script" else self.texts).append(data)
+        kinds = {"script": self.scripts, "data": self.data}
+        kinds.get(self.inside, self.texts).append(data)
 
 
 def test_a_page_shows_them_as_text(report: Report) -> None:
@@ -88,6 +90,8 @@ def test_a_page_shows_them_as_text(report: Report) -> None:
     tags = Tags()
     tags.feed(page)
     assert not any("alert(1)" in script for script in tags.scripts)
+    assert tags.data
+    assert not any("<" in data for data in tags.data)
     assert any("<script>alert(1)</script>" in text for text in tags.texts)
     assert any("{{ 7 * 7 }}" in text for text in tags.texts)
 
