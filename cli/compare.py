@@ -55,8 +55,8 @@ def run(
     from gradscope.config import find_settings
     from gradscope.configured import rules_to_run
     from gradscope.reports import render_junit, render_sarif
-    from gradscope.reports.compare import compare
-    from gradscope.reports.compare_view import compare_view
+    from gradscope.reports.comparing.compare import compare
+    from gradscope.reports.comparing.view import compare_view
     from gradscope.reports.json import render_comparison
 
     _check(a, b, trust_pickle)

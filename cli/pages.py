@@ -160,7 +160,7 @@ def _width() -> int:
 def _text(text: str, style: str = "") -> Text:
     from rich.text import Text
 
-    from gradscope.reports.symbols import encodable
+    from gradscope.reports.console.symbols import encodable
 
     return Text(encodable(text, _console().encoding), style=style)
 

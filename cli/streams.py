@@ -60,6 +60,6 @@ def _in_ascii(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     # Not before it is needed, so that help answers at once.
-    from gradscope.reports.symbols import spelled
+    from gradscope.reports.console.symbols import spelled
 
     return "".join(map(spelled, error.object[error.start : error.end])), error.end

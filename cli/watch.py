@@ -75,7 +75,7 @@ def _watch(following: Following, console: Console) -> None:
 
 
 def _lines(following: Following, console: Console, height: int, closing: str) -> list[Text]:
-    from gradscope.reports.training_live import Now, frame
+    from gradscope.reports.console.live import Now, frame
 
     age = max(0.0, time.time() - following.updated)
     now = Now(

@@ -33,7 +33,7 @@ def render_page(document: Document, *, script: bool = True) -> str:
     """The document as one self-contained HTML page; without its script it is a tenth as large."""
     from markupsafe import Markup
 
-    from gradscope.reports.interactive import has_figures, libraries
+    from gradscope.reports.drawing.interactive import has_figures, libraries
 
     environment = _environment()
     environment.globals["with_script"] = script
@@ -70,8 +70,8 @@ def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    from gradscope.reports.charts import draw
-    from gradscope.reports.interactive import as_json, figure_data
+    from gradscope.reports.drawing.charts import draw
+    from gradscope.reports.drawing.interactive import as_json, figure_data
 
     drawn = 0
 

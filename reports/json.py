@@ -29,7 +29,7 @@ from gradscope.reports.wording import each_string, visible
 if TYPE_CHECKING:
     from pydantic_core import CoreSchema, SchemaValidator
 
-    from gradscope.reports.side_by_side import SideBySide
+    from gradscope.reports.comparing.side_by_side import SideBySide
 
 __all__ = [
     "NONFINITE",

@@ -6,8 +6,8 @@ import math
 from typing import Any, Literal
 
 from gradscope.records import SCHEMA_VERSION, Report
+from gradscope.reports.comparing.side_by_side import COMPARISON_SCHEMA_VERSION, SideBySide
 from gradscope.reports.json import NONFINITE, PlanFile
-from gradscope.reports.side_by_side import COMPARISON_SCHEMA_VERSION, SideBySide
 
 __all__ = ["Kind", "schema"]
 

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from gradscope.reports.fitting import told_apart
+from gradscope.reports.console.fitting import told_apart
+from gradscope.reports.console.sparklines import chart_lines
+from gradscope.reports.drawing.files import svg_file
 from gradscope.reports.markdown_text import block_start, code, fenced, html, inline
 from gradscope.reports.nodes import (
     Block,
@@ -32,8 +34,6 @@ from gradscope.reports.nodes import (
     Section,
     Table,
 )
-from gradscope.reports.pictures import svg_file
-from gradscope.reports.sparklines import chart_lines
 from gradscope.reports.wording import count, shortened
 
 __all__ = ["markdown_with_pictures", "render_markdown"]

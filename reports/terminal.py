@@ -13,7 +13,9 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from gradscope.reports.fitting import told_apart, width_of
+from gradscope.reports.console.fitting import told_apart, width_of
+from gradscope.reports.console.pen import STYLES, Pen
+from gradscope.reports.console.tables import drawn_charts, drawn_table
 from gradscope.reports.nodes import (
     Block,
     Card,
@@ -30,8 +32,6 @@ from gradscope.reports.nodes import (
     Section,
     Table,
 )
-from gradscope.reports.pen import STYLES, Pen
-from gradscope.reports.terminal_tables import drawn_charts, drawn_table
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -11,8 +11,6 @@ import shlex
 from collections.abc import Sequence
 
 from gradscope.records import Finding, Report, Status, Verdict
-from gradscope.reports.diagnosis import finding_cards
-from gradscope.reports.headline import headline
 from gradscope.reports.nodes import (
     Block,
     Code,
@@ -23,13 +21,15 @@ from gradscope.reports.nodes import (
     Paragraph,
     Section,
 )
-from gradscope.reports.plan import plan_blocks
-from gradscope.reports.proof import tried, verdict_numbers
-from gradscope.reports.signal import signal
-from gradscope.reports.stored import stored_layers
-from gradscope.reports.training import over_run
-from gradscope.reports.trajectory import over_training
-from gradscope.reports.undone import undone
+from gradscope.reports.sections.diagnosis import finding_cards
+from gradscope.reports.sections.headline import headline
+from gradscope.reports.sections.plan import plan_blocks
+from gradscope.reports.sections.proof import tried, verdict_numbers
+from gradscope.reports.sections.signal import signal
+from gradscope.reports.sections.stored import stored_layers
+from gradscope.reports.sections.training import over_run
+from gradscope.reports.sections.trajectory import over_training
+from gradscope.reports.sections.undone import undone
 from gradscope.reports.wording import count, each_string, number, visible
 
 __all__ = ["view"]

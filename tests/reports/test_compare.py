@@ -25,12 +25,12 @@ from gradscope.records import (
     Tool,
 )
 from gradscope.reports import render_terminal
-from gradscope.reports.compare import compare
-from gradscope.reports.compare_view import compare_view
+from gradscope.reports.comparing.compare import compare
+from gradscope.reports.comparing.side_by_side import COMPARISON_SCHEMA_VERSION, SideBySide, Standing
+from gradscope.reports.comparing.view import compare_view
 from gradscope.reports.html import render_page
 from gradscope.reports.json import render_comparison
 from gradscope.reports.nodes import Chart, Figure, Table
-from gradscope.reports.side_by_side import COMPARISON_SCHEMA_VERSION, SideBySide, Standing
 from gradscope.stored import (
     GradientEvidence,
     Stored,

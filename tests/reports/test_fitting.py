@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from gradscope.reports.fitting import fitted, told_apart
+from gradscope.reports.console.fitting import fitted, told_apart
 
 PARTS = st.sampled_from(
     ["layers", "0", "1", "17", "attention", "编码器", "e\u0301", "🚀", "norm", "x" * 40]

@@ -14,7 +14,7 @@ import pytest
 from gradscope.errors import PlanError, ReportError
 from gradscope.records import Report
 from gradscope.reports import read_json, read_plan, render_json, render_plan, schema
-from gradscope.reports.compare import compare
+from gradscope.reports.comparing.compare import compare
 from gradscope.reports.json import render_comparison
 from gradscope.reports.json_schema import Kind
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from gradscope.records import Finding, Measure, Report, Severity, Source
 from gradscope.reports import render_markdown, view
+from gradscope.reports.drawing.files import COLOURS
 from gradscope.reports.markdown import markdown_with_pictures
 from gradscope.reports.markdown_text import block_start, code, fenced, html, inline
 from gradscope.reports.nodes import (
@@ -37,7 +38,6 @@ from gradscope.reports.nodes import (
     Table,
     Tone,
 )
-from gradscope.reports.pictures import COLOURS
 from gradscope.reports.wording import visible
 from tests.reports.rendered_markdown import shown
 
@@ -251,7 +251,7 @@ def test_pictures_stand_beside_a_file(demo: Report) -> None:
 
 
 def test_pictures_know_every_colour_of_the_page() -> None:
-    sources = "".join(path.read_text(encoding="utf-8") for path in REPORTS.glob("*.py"))
+    sources = "".join(path.read_text(encoding="utf-8") for path in REPORTS.rglob("*.py"))
     used = set(re.findall(r"var\(--([a-z]+)", sources))
     assert used
     assert used <= set(COLOURS)

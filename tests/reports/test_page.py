@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, Page
 
-from gradscope.reports.interactive import compact
+from gradscope.reports.drawing.interactive import compact
 from tests.reports.pages import draw_all, launched, opened, unfold
 
 

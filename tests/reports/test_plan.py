@@ -12,7 +12,7 @@ from gradscope import apply, load_plan, load_subject
 from gradscope.records import Change, Plan, Prescription, Report, Status, Verdict
 from gradscope.reports import render_plan, view
 from gradscope.reports.nodes import Code, Fold, Section
-from gradscope.reports.plan import application
+from gradscope.reports.sections.plan import application
 
 SUBJECT = """
 import torch

@@ -12,7 +12,7 @@ from scipy import stats
 from gradscope.records import Bias, ParameterBias, Report, Status, Verdict
 from gradscope.reports import view
 from gradscope.reports.nodes import Chart, Figure, Items
-from gradscope.reports.proof import verdict_numbers
+from gradscope.reports.sections.proof import verdict_numbers
 from tests.reports.test_view import section
 
 

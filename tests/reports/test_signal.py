@@ -12,9 +12,9 @@ from gradscope.pipeline import scan
 from gradscope.records import Profile, Report, Role
 from gradscope.registry import rules
 from gradscope.reports import view
-from gradscope.reports.bands import backward_band, forward_band, judged_last, unit_signal
 from gradscope.reports.nodes import Chart, Figure, Fold
-from gradscope.reports.signal import sites_shown
+from gradscope.reports.sections.bands import backward_band, forward_band, judged_last, unit_signal
+from gradscope.reports.sections.signal import sites_shown
 from gradscope.rules.signal import backward_signal, backward_sites
 from tests.reports.conftest import profile, site
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from gradscope.reports.console.sparklines import chart_lines
 from gradscope.reports.nodes import Chart, ChartKind, Line, Tone
-from gradscope.reports.sparklines import chart_lines
 
 
 def chart(*lines: Line, logarithmic: bool = False, percent: bool = False) -> Chart:

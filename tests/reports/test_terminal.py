@@ -14,8 +14,8 @@ from rich.console import Console
 
 from gradscope.records import Report, Severity
 from gradscope.reports import render_terminal, view
-from gradscope.reports.compare import compare
-from gradscope.reports.compare_view import compare_view
+from gradscope.reports.comparing.compare import compare
+from gradscope.reports.comparing.view import compare_view
 from gradscope.reports.nodes import (
     Cell,
     Code,

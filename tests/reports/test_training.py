@@ -17,10 +17,10 @@ from rich.console import Console
 from gradscope.history import TrainingHistory, newest
 from gradscope.records import Report
 from gradscope.reports import read_json, render_html, render_json, view
-from gradscope.reports.charts import draw
-from gradscope.reports.heat_map import draw_heat_map, shades
+from gradscope.reports.console.live import Now, chosen_layers, frame, sparkline
+from gradscope.reports.drawing.charts import draw
+from gradscope.reports.drawing.heat_map import draw_heat_map, shades
 from gradscope.reports.nodes import Chart, Figure, Fold, HeatMap, Mark, Section, Table, Tone
-from gradscope.reports.training_live import Now, chosen_layers, frame, sparkline
 from tests.reports.runs import alert, history, reported
 
 SNAPSHOTS = Path(__file__).parents[1] / "snapshots"

@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-from gradscope.reports.drawing import STYLE, WIDTH, as_one, drawn
+from gradscope.reports.drawing.svg import STYLE, WIDTH, as_one, drawn
 from gradscope.reports.nodes import HeatMap
 from gradscope.reports.wording import each_string, number, percent, shortened, visible
 

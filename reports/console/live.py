@@ -13,12 +13,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from gradscope.history import SiteHistory, TrainingHistory, newest
-from gradscope.reports.fitting import told_apart, width_of
+from gradscope.reports.console.fitting import told_apart, width_of
+from gradscope.reports.console.pen import STYLES, Pen
+from gradscope.reports.console.sparklines import sparkline
 from gradscope.reports.nodes import Mark, Tone
-from gradscope.reports.pen import STYLES, Pen
-from gradscope.reports.signal import BAR_DECADES, drawable
-from gradscope.reports.sparklines import sparkline
-from gradscope.reports.stored import INACTIVE
+from gradscope.reports.sections.signal import BAR_DECADES, drawable
+from gradscope.reports.sections.stored import INACTIVE
 from gradscope.reports.wording import SEVERITY, among, count, number, percent
 from gradscope.training import Alert
 

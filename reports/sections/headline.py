@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from gradscope.records import Finding, Report, Severity, Source, Status, Verdict
-from gradscope.reports.diagnosis import Tree, causes_first, is_known
 from gradscope.reports.nodes import Headline, Mark, Tone
-from gradscope.reports.stored import looked_at_stored
-from gradscope.reports.training import looked_over_run
-from gradscope.reports.trajectory import looked_over
+from gradscope.reports.sections.diagnosis import Tree, causes_first, is_known
+from gradscope.reports.sections.stored import looked_at_stored
+from gradscope.reports.sections.training import looked_over_run
+from gradscope.reports.sections.trajectory import looked_over
 from gradscope.reports.wording import (
     SEVERITY,
     STATUS,

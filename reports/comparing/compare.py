@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterator
 
 from gradscope.inactive import inactive_units
 from gradscope.records import Finding, Measure, Profile, Report, Skipped
-from gradscope.reports.side_by_side import (
+from gradscope.reports.comparing.side_by_side import (
     COMPARISON_SCHEMA_VERSION,
     FindingPair,
     Parameters,
@@ -30,7 +30,7 @@ from gradscope.reports.side_by_side import (
     SideBySide,
     Standing,
 )
-from gradscope.reports.signal import sites_shown
+from gradscope.reports.sections.signal import sites_shown
 from gradscope.reports.wording import middle
 from gradscope.stored import Stored
 

@@ -13,9 +13,9 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from gradscope.reports.charts import history_specification, specification
-from gradscope.reports.drawing import windowed
-from gradscope.reports.heat_map import heat_specification, shades
+from gradscope.reports.drawing.charts import history_specification, specification
+from gradscope.reports.drawing.heat_map import heat_specification, shades
+from gradscope.reports.drawing.svg import windowed
 from gradscope.reports.nodes import (
     Block,
     Card,

@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 from gradscope.history import ParameterHistory, SiteHistory
 from gradscope.records import SiteProfile
-from gradscope.reports.bands import unit_signal
 from gradscope.reports.nodes import Histories, History, Quantity
+from gradscope.reports.sections.bands import unit_signal
 from gradscope.reports.wording import positions_shown, rounded
 
 __all__ = ["profile_histories", "run_histories"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from gradscope.reports.nodes import Chart, Line
-from gradscope.reports.signal import BAR_DECADES, drawable
+from gradscope.reports.sections.signal import BAR_DECADES, drawable
 from gradscope.reports.wording import among
 
 __all__ = ["chart_lines", "sparkline"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gradscope.reports.fitting import fitted
+from gradscope.reports.console.fitting import fitted
+from gradscope.reports.console.symbols import encodable
 from gradscope.reports.nodes import Mark, Tone
-from gradscope.reports.symbols import encodable
 from gradscope.reports.wording import visible
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from gradscope.records import Finding, Severity
+from gradscope.reports.comparing.side_by_side import FindingPair, PictureKind, SideBySide, Standing
 from gradscope.reports.nodes import Headline, Mark, Tone
-from gradscope.reports.side_by_side import FindingPair, PictureKind, SideBySide, Standing
 from gradscope.reports.wording import (
     count,
     listed,

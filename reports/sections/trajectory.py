@@ -21,8 +21,8 @@ from gradscope.reports.nodes import (
     Table,
     Tone,
 )
-from gradscope.reports.signal import BAR_DECADES, drawable
-from gradscope.reports.stored import GRADIENT, INACTIVE, SCALE
+from gradscope.reports.sections.signal import BAR_DECADES, drawable
+from gradscope.reports.sections.stored import GRADIENT, INACTIVE, SCALE
 from gradscope.reports.wording import (
     FOUND,
     MARKS_OVER_TIME,

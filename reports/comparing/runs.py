@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from gradscope.history import SiteHistory, TrainingHistory, newest
 from gradscope.reports.nodes import Block, Cell, Chart, ChartKind, Column, Figure, Line, Table, Tone
-from gradscope.reports.signal import drawable
-from gradscope.reports.training import LOG_FROM, how_it_ended
+from gradscope.reports.sections.signal import drawable
+from gradscope.reports.sections.training import LOG_FROM, how_it_ended
 from gradscope.reports.wording import number, sentence
 
 __all__ = ["run_blocks"]

@@ -20,7 +20,7 @@ from gradscope.reports.nodes import (
     Table,
     Tone,
 )
-from gradscope.reports.signal import BAR_DECADES, drawable, series
+from gradscope.reports.sections.signal import BAR_DECADES, drawable, series
 from gradscope.reports.wording import among, count, listed, number, percent, positions_shown
 from gradscope.stored import GradientEvidence, Stored, StoredWeight
 

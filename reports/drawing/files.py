@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from gradscope.reports.charts import draw
+from gradscope.reports.drawing.charts import draw
 from gradscope.reports.nodes import Chart, HeatMap
 
 __all__ = ["COLOURS", "svg_file"]

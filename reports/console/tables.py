@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gradscope.reports.fitting import told_apart, width_of
+from gradscope.reports.console.fitting import told_apart, width_of
+from gradscope.reports.console.pen import STYLES, Pen
+from gradscope.reports.console.sparklines import chart_lines
 from gradscope.reports.nodes import Cell, Chart, Figure, Line, Table
-from gradscope.reports.pen import STYLES, Pen
-from gradscope.reports.sparklines import chart_lines
 from gradscope.reports.wording import number, percent
 
 if TYPE_CHECKING:

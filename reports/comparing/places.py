@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from gradscope.reports.comparing.side_by_side import Picture, PictureKind, Place
 from gradscope.reports.nodes import (
     Block,
     Cell,
@@ -18,9 +19,8 @@ from gradscope.reports.nodes import (
     Table,
     Tone,
 )
-from gradscope.reports.side_by_side import Picture, PictureKind, Place
-from gradscope.reports.signal import series
-from gradscope.reports.stored import GRADIENT, INACTIVE, SCALE
+from gradscope.reports.sections.signal import series
+from gradscope.reports.sections.stored import GRADIENT, INACTIVE, SCALE
 from gradscope.reports.wording import count, number, percent
 
 __all__ = ["place_blocks"]

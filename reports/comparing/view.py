@@ -10,9 +10,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 
 from gradscope.records import Finding, Report, Source
-from gradscope.reports.compare_headline import are_of_one_model, headline
-from gradscope.reports.compare_places import place_blocks
-from gradscope.reports.compare_runs import run_blocks
+from gradscope.reports.comparing.headline import are_of_one_model, headline
+from gradscope.reports.comparing.places import place_blocks
+from gradscope.reports.comparing.runs import run_blocks
+from gradscope.reports.comparing.side_by_side import (
+    FindingPair,
+    Parameters,
+    PictureKind,
+    Side,
+    SideBySide,
+    Standing,
+)
 from gradscope.reports.nodes import (
     Block,
     Cell,
@@ -26,14 +34,6 @@ from gradscope.reports.nodes import (
     Section,
     Table,
     Tone,
-)
-from gradscope.reports.side_by_side import (
-    FindingPair,
-    Parameters,
-    PictureKind,
-    Side,
-    SideBySide,
-    Standing,
 )
 from gradscope.reports.wording import (
     SEVERITY,

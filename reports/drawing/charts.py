@@ -12,8 +12,8 @@ import textwrap
 from itertools import pairwise
 from typing import Any
 
-from gradscope.reports.drawing import HEIGHT, STYLE, WIDTH, drawn
-from gradscope.reports.heat_map import draw_heat_map
+from gradscope.reports.drawing.heat_map import draw_heat_map
+from gradscope.reports.drawing.svg import HEIGHT, STYLE, WIDTH, drawn
 from gradscope.reports.nodes import Chart, ChartKind, HeatMap, Line, Quantity, Tone
 from gradscope.reports.wording import each_string, shortened, visible
 

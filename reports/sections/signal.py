@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from gradscope.records import Profile, Report, Role, SiteProfile
-from gradscope.reports.bands import backward_band, forward_band, unit_signal, variation_band
-from gradscope.reports.layer_histories import profile_histories
 from gradscope.reports.nodes import (
     Band,
     Block,
@@ -27,6 +25,13 @@ from gradscope.reports.nodes import (
     Table,
     Tone,
 )
+from gradscope.reports.sections.bands import (
+    backward_band,
+    forward_band,
+    unit_signal,
+    variation_band,
+)
+from gradscope.reports.sections.layer_histories import profile_histories
 from gradscope.reports.wording import among, count, middle, number, percent, positions_shown
 
 __all__ = [

@@ -13,7 +13,6 @@ from itertools import pairwise
 from typing import TypeVar
 
 from gradscope.history import ParameterHistory, SiteHistory, TrainingHistory, newest
-from gradscope.reports.layer_histories import run_histories
 from gradscope.reports.nodes import (
     Block,
     Cell,
@@ -28,9 +27,14 @@ from gradscope.reports.nodes import (
     Table,
     Tone,
 )
-from gradscope.reports.signal import BAR_DECADES, drawable
-from gradscope.reports.stored import INACTIVE
-from gradscope.reports.training_findings import every_alert, every_event, findings_over_steps
+from gradscope.reports.sections.layer_histories import run_histories
+from gradscope.reports.sections.signal import BAR_DECADES, drawable
+from gradscope.reports.sections.stored import INACTIVE
+from gradscope.reports.sections.training_findings import (
+    every_alert,
+    every_event,
+    findings_over_steps,
+)
 from gradscope.reports.wording import among, count, number, percent, positions_shown
 
 __all__ = ["LOG_FROM", "how_it_ended", "looked_over_run", "over_run"]

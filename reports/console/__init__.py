@@ -1,0 +1,1 @@
+"""What text on a terminal needs: its characters, its room, bars, tables, the live view."""

@@ -1,0 +1,1 @@
+"""Charts: Vega-Lite specifications, drawn as SVG, and answering in the page."""
