@@ -1,4 +1,4 @@
-"""The command line: one file per command.
+"""The command line: one file per command, named for it, and what they share.
 
 Nothing here imports torch before a command runs, so that ``gradscope --help`` answers at once.
 """

@@ -1,4 +1,4 @@
-"""The options that ``scan`` and ``fix`` share, and what they stand for."""
+"""The options that several commands share, and what they stand for."""
 
 from __future__ import annotations
 

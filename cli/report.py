@@ -1,4 +1,4 @@
-"""``gradscope report``: a saved report or a run store, as text, JSON or a page."""
+"""``gradscope report``: a saved report or a run store, in any form."""
 
 from __future__ import annotations
 

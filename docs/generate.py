@@ -1,9 +1,9 @@
 """Writes what the documentation says of the code: the pages of ``docs/pages/*.py``.
 
-These are docs/rules, docs/remedies, docs/derivatives and docs/reference from the code, and
-docs/experiments from the runs kept there. README's tables between ``<!-- table NAME N -->`` and
-``<!-- end -->`` are written too: the N-th of ``docs/experiments/NAME.json``.
-With --check it writes nothing, and fails where something is stale.
+These are docs/rules, docs/remedies, docs/derivatives, docs/reference and docs/*.schema.json from
+the code, and docs/experiments from the runs kept there. README's tables between
+``<!-- table NAME N -->`` and ``<!-- end -->`` are written too: the N-th of
+``docs/experiments/NAME.json``. With --check it writes nothing, and fails where something is stale.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,6 @@ def main() -> int:
         for row in rows:
             print("  " + "  ".join(f"{key} {_short(value)}" for key, value in row.items()))
     return 0
-
-
-def concept_pictures() -> Iterator[tuple[Path, str]]:
-    """Each picture of docs/concepts: where it belongs, and the SVG."""
-    for name, rows in numbers().items():
-        yield FOLDER / f"{name}.svg", DRAWN[name](rows)
 
 
 def _draw_signals(rows: Sequence[Row]) -> str:

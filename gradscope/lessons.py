@@ -2,7 +2,7 @@
 
 An exception of torch names what it cannot do, in terms of what it was doing. Whoever has just
 written their first subject file needs the other half: which line of theirs is meant, and what has
-to stand there. Where nothing certain can be said, nothing is.
+to stand there. Where nothing certain can be said, nothing is. The first pattern that fits counts.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def _other_type(found: re.Match[str], model: nn.Module, batch: Batch) -> str:
         return f"Its inputs are bytes, as images often are: {_FLOATS} / 255."
     if given == "double":
         return f"Its inputs are float64, as NumPy makes them: {_FLOATS}."
-    return f"Weights and inputs are of two types: {_FLOATS}."
+    # Inputs are floats already: it is the weights that are of another type.
+    return ""
 
 
 def _channels(found: re.Match[str], model: nn.Module, batch: Batch) -> str:

@@ -63,7 +63,7 @@ def render_json(report: Report) -> str:
 
 
 def render_plan(plan: Plan) -> str:
-    """The plan as indented JSON: ``{"schema_version": 2, "plan": {...}}``."""
+    """The plan as indented JSON: ``{"schema_version": N, "plan": {...}}``."""
     return _written(PlanFile(SCHEMA_VERSION, plan))
 
 
