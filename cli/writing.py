@@ -109,6 +109,7 @@ def rendered(document: Document, form: Format, detail: Detail) -> str:
         from gradscope.reports import render_markdown
 
         return render_markdown(document)
+    assert form is Format.TEXT, f"nothing renders {form.value}"
     from io import StringIO
 
     from rich.console import Console

@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from gradscope.records import Report
 from gradscope.reports.nodes import Chart, Document, Figure, HeatMap, Section
@@ -36,7 +36,6 @@ def render_page(document: Document, *, script: bool = True) -> str:
     from gradscope.reports.drawing.interactive import has_figures, libraries
 
     environment = _environment()
-    environment.globals["with_script"] = script
     scripts: list[Markup] = []
     if script and has_figures(document):
         # Safe: they are the package's own, and hold nothing of the report.
@@ -48,6 +47,10 @@ def render_page(document: Document, *, script: bool = True) -> str:
         scripts=scripts,
         hashes=[_hash(each) for each in scripts],
     )
+
+
+def _refuse(kind: str) -> NoReturn:
+    raise TypeError(f"the page's template draws no {kind}")
 
 
 def _hash(script: str) -> str:
@@ -95,4 +98,5 @@ def _environment() -> Environment:
     environment.filters["svg"] = svg
     environment.filters["data"] = data
     environment.filters["kind"] = lambda node: type(node).__name__
+    environment.globals["refuse"] = _refuse
     return environment

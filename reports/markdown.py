@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import assert_never
 from urllib.parse import quote
 
 from gradscope.reports.console.fitting import told_apart
@@ -158,9 +159,9 @@ class _Pen:
             case Card():
                 yield from self.card(block, level)
             case Fold():
-                yield self.details(
-                    block.summary, self.blocks(block.blocks, level), is_open=block.open
-                )
+                yield self.details(block.summary, self.blocks(block.blocks, level))
+            case _:
+                assert_never(block)
 
     def card(self, card: Card, level: int) -> Iterator[str]:
         heading = " ".join(filter(None, (self.text(card.label), self.text(card.title))))
@@ -169,10 +170,9 @@ class _Pen:
         yield f"{'#' * min(level, 6)} {heading}"
         yield from self.blocks(card.blocks, level + 1)
 
-    def details(self, summary: str, blocks: Iterator[str], *, is_open: bool = False) -> str:
-        tag = "<details open>" if is_open else "<details>"
+    def details(self, summary: str, blocks: Iterator[str]) -> str:
         said = html(self.clipped(summary), self.room.name)
-        return "\n\n".join((f"{tag}<summary>{said}</summary>", *blocks, "</details>"))
+        return "\n\n".join((f"<details><summary>{said}</summary>", *blocks, "</details>"))
 
     def names(self, names: Names) -> str:
         shown = names.names[: self.room.rows]

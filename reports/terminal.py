@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from gradscope.reports.console.fitting import told_apart, width_of
 from gradscope.reports.console.pen import STYLES, Pen
@@ -179,6 +179,8 @@ class _Drawer(Pen):
                 if opened:
                     for inner in block.blocks:
                         yield from self.block(inner, indent + 2)
+            case _:
+                assert_never(block)
 
     def card(self, card: Card, indent: int) -> Iterator[tuple[int, RenderableType]]:
         heading = self.text("")

@@ -75,7 +75,10 @@ def _findings(found: Sequence[History], snapshots: Sequence[Snapshot]) -> Table:
     told_as = places(snapshots)
     rows = tuple(
         (
-            Cell(one.code, SEVERITY[one.severity].tone if one.seen[newest] else Tone.MUTED),
+            Cell(
+                f"{SEVERITY[one.severity].symbol} {one.code}",
+                SEVERITY[one.severity].tone if one.seen[newest] else Tone.MUTED,
+            ),
             Cell(one.name),
             Cell(told_as[one.first]),
             Cell(_until(one, newest, told_as)),

@@ -48,8 +48,11 @@ def test_a_folder_of_checkpoints_is_a_run(gradscope: Any, run: Path) -> None:
     assert "4 checkpoints of one run" in told.out
     assert "What was found is of the newest, 3.pt." in told.out
     assert "Since step 1,500, in 2 of 4 checkpoints" in " ".join(told.out.split())
-    (line,) = [line for line in told.out.splitlines() if line.startswith("  GS201")]
-    assert line.split() == ["GS201", "dead-relu", "step", "1,500", "now", "2", "of", "4", "··━━"]
+    (line,) = [
+        line for line in told.out.splitlines() if line.startswith(("  ✗ GS201", "  ▲ GS201"))
+    ]
+    said = ["GS201", "dead-relu", "step", "1,500", "now", "2", "of", "4", "··━━"]
+    assert line.split()[1:] == said
     assert "reading 4 checkpoints" in told.err
     page = gradscope("scan", "run", "--format", "html").out
     assert "Over training" in page
@@ -75,7 +78,9 @@ def test_several_checkpoints_are_a_run_whose_newest_decides(gradscope: Any, run:
     save(files[1], dead=0.0, step=9000)
     told = gradscope("scan", *files)
     assert told.status == 0
-    (line,) = [line for line in told.out.splitlines() if line.startswith("  GS201")]
+    (line,) = [
+        line for line in told.out.splitlines() if line.startswith(("  ✗ GS201", "  ▲ GS201"))
+    ]
     assert "step 1,500  step 2,000  2 of 4  ·━━·" in line
 
 

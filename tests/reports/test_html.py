@@ -136,7 +136,9 @@ def test_charts_have_names_and_follow_the_scheme_while_open(
 ) -> None:
     with opened(browser, "run", tmp_path) as page:
         draw_all(page)
-        for drawing in page.locator(".drawing").all():
+        drawings = page.locator(".drawing").all()
+        assert len(drawings) > 3
+        for drawing in drawings:
             assert drawing.get_attribute("role") == "img"
             assert len(drawing.get_attribute("aria-label") or "") > 40
         ink = "getComputedStyle(document.querySelector('.live svg text')).fill"

@@ -32,8 +32,9 @@ def report(request: pytest.FixtureRequest) -> Report:
 def test_every_report_round_trips(report: Report) -> None:
     text = render_json(report)
     # NaN is unequal to itself: the written forms are compared, and the rest as it is.
-    assert render_json(read_json(text, "report.json")) == text
-    assert read_json(text, "report.json").findings[:0] == ()
+    read = read_json(text, "report.json")
+    assert render_json(read) == text
+    assert [finding.code for finding in read.findings] == [each.code for each in report.findings]
 
 
 def test_a_report_without_nan_is_read_as_it_was(healthy: Report) -> None:

@@ -149,7 +149,7 @@ def test_every_block_is_shown_and_what_is_folded_is_folded() -> None:
     assert "- **where:** `a_b`, `c` and 1,200 more" in text
     assert "- **term:** ✓ held: said\n- **other:** more" in text
     assert "```\nimport x\n  y\n```" in text
-    assert "<details open><summary>opened</summary>\n\nthere\n\n</details>" in text
+    assert "<details><summary>opened</summary>\n\nthere\n\n</details>" in text
     assert "<details><summary>Away</summary>\n\nlast\n\n</details>" in text
     seen = shown(text)
     assert seen.folds == ["closed *one*", "opened", "Away"]

@@ -61,8 +61,8 @@ def test_what_is_there_now_stands_before_what_is_gone(healthy: Report) -> None:
         snapshot(1400, "GS201"),
     )
     assert lines(report) == [
-        ["GS201", "dead-relu", "step 200", "now", "2 of 3", "·━?━"],
-        ["GS101", "dead-relu", "step 100", "step 200", "2 of 3", "━━?·"],
+        ["✗ GS201", "dead-relu", "step 200", "now", "2 of 3", "·━?━"],
+        ["✗ GS101", "dead-relu", "step 100", "step 200", "2 of 3", "━━?·"],
     ]
 
 
@@ -70,7 +70,7 @@ def test_what_later_ones_do_not_tell_is_not_gone(healthy: Report) -> None:
     last = replace(snapshot(300), unchecked=("GS201",))
     report = reported(healthy, snapshot(100), snapshot(200, "GS201"), last)
     assert lines(report) == [
-        ["GS201", "dead-relu", "step 200", "step 200, not told since", "1 of 2", "·━?"]
+        ["✗ GS201", "dead-relu", "step 200", "step 200, not told since", "1 of 2", "·━?"]
     ]
 
 

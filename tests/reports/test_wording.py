@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gradscope.reports.wording import distinct
+from gradscope.reports.wording import distinct, listed, number, probability, sentence
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,34 @@ def test_two_numbers_that_differ_are_told_apart(
     one: float | None, other: float, said: tuple[str, str]
 ) -> None:
     assert distinct(one, other) == said
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (None, "–"),
+        (3, "3"),
+        (200_842, "200,842"),
+        (0.8144, "0.814"),
+        (1234.5, "1,230"),
+        (0.00034812, "3.48e-4"),
+        (1e5, "1e5"),
+        (99_999.0, "1e5"),
+        (float("-inf"), "-∞"),
+    ],
+)
+def test_a_number_has_three_digits(value: float | None, said: str) -> None:
+    assert number(value) == said
+
+
+def test_a_p_value_has_no_more_digits_than_it_deserves() -> None:
+    assert probability(1e-12) == "< 1e-6"
+    assert probability(0.0412) == "0.0412"
+
+
+def test_words_are_listed_and_sentences_end() -> None:
+    assert listed([]) == ""
+    assert listed(["a"]) == "a"
+    assert listed(["a", "b", "c"]) == "a, b and c"
+    assert sentence("the loss fell") == "The loss fell."
+    assert sentence("0.relu is dead.") == "0.relu is dead."
