@@ -1,17 +1,15 @@
-"""What SARIF and JUnit say alike: what a finding says in plain text, and what was not done."""
+"""What SARIF and JUnit say alike of a finding, in plain text."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 
-from gradscope.records import Finding, Refusal, Report, Skipped
+from gradscope.records import Finding
 from gradscope.reports.wording import count, listed, number, sentence, visible
 
-__all__ = ["at", "evidence_of", "explained", "located", "rules_of", "skips_and_refusals", "unread"]
+__all__ = ["at", "evidence_of", "explained", "located"]
 
 _SITES_TOLD = 10
-_CODES = re.compile(r"[A-Z]+\d+(, [A-Z]+\d+)*")
 
 
 def located(finding: Finding) -> str:
@@ -41,26 +39,3 @@ def at(sites: Sequence[str]) -> str:
     if len(sites) > len(named):
         return f" at {', '.join(named)} and {count(len(sites) - len(named), 'more site')}"
     return f" at {listed(named)}" if named else ""
-
-
-def skips_and_refusals(report: Report) -> tuple[tuple[Skipped, ...], tuple[Refusal, ...]]:
-    """All that was left out, each once, wherever the report notes it."""
-    skipped: dict[Skipped, None] = dict.fromkeys(report.skipped)
-    if report.profile is not None:
-        skipped |= dict.fromkeys(report.profile.skipped)
-    refused: dict[Refusal, None] = dict.fromkeys(report.refusals)
-    if report.plan is not None:
-        refused |= dict.fromkeys(report.plan.refusals)
-    return tuple(skipped), tuple(refused)
-
-
-def rules_of(skipped: Skipped) -> tuple[str, ...]:
-    """Codes of the rules that did not run; none where anything else was left out."""
-    return tuple(skipped.what.split(", ")) if _CODES.fullmatch(skipped.what) else ()
-
-
-def unread(report: Report) -> Iterator[Skipped]:
-    """The checkpoints that could not be read, and why."""
-    for snapshot in report.profile.trajectory if report.profile is not None else ():
-        if snapshot.unread:
-            yield Skipped(snapshot.name, snapshot.unread)

@@ -15,15 +15,8 @@ from collections.abc import Iterable
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from gradscope.records import Finding, Report, Severity
-from gradscope.reports.for_programs import (
-    at,
-    evidence_of,
-    explained,
-    located,
-    rules_of,
-    skips_and_refusals,
-    unread,
-)
+from gradscope.reports.for_programs import at, evidence_of, explained, located
+from gradscope.reports.left_out import rules_of, skips_and_refusals, unread
 from gradscope.reports.wording import count, sentence, visible
 
 __all__ = ["render_junit"]

@@ -20,14 +20,8 @@ from urllib.parse import quote
 
 from gradscope.records import Finding, Report, Severity, Tool
 from gradscope.reports.baseline import held
-from gradscope.reports.for_programs import (
-    at,
-    explained,
-    located,
-    rules_of,
-    skips_and_refusals,
-    unread,
-)
+from gradscope.reports.for_programs import at, explained, located
+from gradscope.reports.left_out import rules_of, skips_and_refusals, unread
 from gradscope.reports.wording import sentence, spoken, visible
 
 __all__ = ["render_sarif"]

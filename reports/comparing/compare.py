@@ -12,12 +12,11 @@ nothing, for a report does not list the rules that ran.
 from __future__ import annotations
 
 import math
-import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 
 from gradscope.inactive import inactive_units
-from gradscope.records import Finding, Measure, Profile, Report, Skipped
+from gradscope.records import Finding, Measure, Profile, Report
 from gradscope.reports.comparing.side_by_side import (
     COMPARISON_SCHEMA_VERSION,
     FindingPair,
@@ -30,6 +29,7 @@ from gradscope.reports.comparing.side_by_side import (
     SideBySide,
     Standing,
 )
+from gradscope.reports.left_out import rules_of, skips_and_refusals
 from gradscope.reports.sections.signal import sites_shown
 from gradscope.reports.wording import middle
 from gradscope.stored import Stored
@@ -38,7 +38,6 @@ __all__ = ["compare"]
 
 _MOVED = 0.1
 """Share of the larger value by which two values must differ for one to be called stronger."""
-_CODES = re.compile(r"[A-Z]+\d+(, [A-Z]+\d+)*")
 
 
 def compare(
@@ -143,12 +142,8 @@ def _moved(before: Measure, after: Measure) -> Standing:
 
 def _skipped(report: Report) -> set[str]:
     """Codes of the rules that did not run; one that was kept from single sites did."""
-    of_profile: tuple[Skipped, ...] = () if report.profile is None else report.profile.skipped
-    found: set[str] = set()
-    for one in (*report.skipped, *of_profile):
-        if _CODES.fullmatch(one.what):
-            found.update(one.what.split(", "))
-    return found
+    skipped, _ = skips_and_refusals(report)
+    return {code for one in skipped for code in rules_of(one)}
 
 
 def _rank(pair: FindingPair) -> int:

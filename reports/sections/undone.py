@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from gradscope.records import Refusal, Report, Skipped
+from gradscope.reports.left_out import skips_and_refusals
 from gradscope.reports.nodes import Block, Entry, Items, Mark, Paragraph, Tone
 from gradscope.reports.wording import count, listed, sentence, shortened
 
@@ -26,12 +27,7 @@ _NUMBER = re.compile(r"(?<!\S)(\d+(?:\.\d+)?(?:e[+-]?\d+)?)(?=[,;]?(?:\s|$))")
 
 def undone(report: Report) -> tuple[Block, ...]:
     """All skips and refusals of a report, or that there are none."""
-    skipped: dict[Skipped, None] = dict.fromkeys(report.skipped)
-    if report.profile is not None:
-        skipped |= dict.fromkeys(report.profile.skipped)
-    refused: dict[Refusal, None] = dict.fromkeys(report.refusals)
-    if report.plan is not None:
-        refused |= dict.fromkeys(report.plan.refusals)
+    skipped, refused = skips_and_refusals(report)
     if not skipped and not refused:
         return (Paragraph("Nothing was skipped, and no remedy was refused.", Tone.MUTED),)
     return (Items((*_skips(skipped), *map(_refusal, refused))),)

@@ -10,13 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from tests.docs.built import Parsed, clicks, parse, target
+from tests.reports.pages import launched
 
 ROOT = Path(__file__).parent.parent.parent
-CHROMIUM = Path("/usr/bin/chromium")
-"""Taken where it is there; else the browser that ``playwright install chromium`` fetched."""
 LOOKED_AT = (
     "index.html",
     "start.html",
@@ -97,16 +96,8 @@ def test_a_page_loads_files_of_the_site_alone(site: Path, pages: dict[Path, Pars
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        path = CHROMIUM if CHROMIUM.exists() else Path(playwright.chromium.executable_path)
-        if not path.exists():
-            pytest.skip("no browser to test the site in: run playwright install chromium")
-        browser = playwright.chromium.launch(
-            executable_path=path,
-            args=["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        )
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
